@@ -1,0 +1,29 @@
+"""Typed configuration: one dataclass per stage, one TOML per data set."""
+
+from configs.loading import fingerprint, from_dict, load, to_dict, to_toml
+from configs.schema import (
+    CamConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    PseudoLabelConfig,
+    SaliencyConfig,
+    SegmentationConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CamConfig",
+    "Config",
+    "DataConfig",
+    "LossConfig",
+    "PseudoLabelConfig",
+    "SaliencyConfig",
+    "SegmentationConfig",
+    "TrainConfig",
+    "fingerprint",
+    "from_dict",
+    "load",
+    "to_dict",
+    "to_toml",
+]

@@ -1,0 +1,76 @@
+"""The flags every stage shares, and how a stage ends."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from configs.loading import load, to_toml
+from configs.schema import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stage_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Return a parser with --config, --out, --set and --device; stages add their own flags."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        default=str(ROOT / "configs/sample.toml"),
+        metavar="TOML",
+        help="settings of all stages (default: the built-in sample, configs/sample.toml)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="run folder that holds every file of the run (default: runs/<name of the config>)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override settings, for example --set train.epochs=5 data.root=/data/NEU-Seg",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto takes CUDA where there is one (default: auto)",
+    )
+    return parser
+
+
+def load_run(args: argparse.Namespace) -> tuple[Config, Path]:
+    """Return the config and the run folder of parsed `stage_parser` arguments."""
+    config = load(args.config, args.set)
+    return config, Path(args.out) if args.out else Path("runs") / Path(args.config).stem
+
+
+def save_config(config: Config, out_dir: Path) -> None:
+    """Write the resolved config to `out_dir`/config.toml, which --config accepts again."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    temporary = out_dir / ".config.toml.tmp"
+    temporary.write_text(to_toml(config), encoding="utf-8")
+    temporary.replace(out_dir / "config.toml")
+
+
+def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a stage's main; a foreseen error becomes one line on stderr and exit code 1.
+
+    STAC_TRACEBACK=1 in the environment shows where an error was raised.
+    """
+    try:
+        main(None)
+    except (ValueError, FileNotFoundError, NotADirectoryError, RuntimeError) as error:
+        if os.environ.get("STAC_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; run the same command again to continue.")

@@ -1,0 +1,130 @@
+"""TOML files and `--set` overrides to a checked `Config`, and back."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML config, apply overrides and check every value.
+
+    Args:
+        path: TOML file with one table per stage; keys left out keep their defaults.
+        overrides: "section.key=value" strings; the value is written as in TOML, and a plain
+            word needs no quotes.
+
+    Raises:
+        FileNotFoundError: no such file; the message lists the configs beside it.
+        ValueError: not TOML, an unknown key, a wrong type or an impossible value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        shipped = ", ".join(sorted(str(p) for p in Path(__file__).parent.glob("**/*.toml")))
+        raise FileNotFoundError(f"{path}: expected a config file. Shipped ones: {shipped}.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected TOML, got: {error}.") from error
+    try:
+        return from_dict(_with_overrides(table, overrides))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_dict(table: Mapping[str, Any]) -> Config:
+    """Build a `Config` from nested plain values, as `to_dict` gives them."""
+    sections = typing.get_type_hints(Config)
+    _refuse_unknown("", table, sections)
+    built = {}
+    for section, section_type in sections.items():
+        values = table.get(section, {})
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{section}: expected a table, got {values!r}. Write [{section}].")
+        hints = typing.get_type_hints(section_type)
+        _refuse_unknown(f"{section}.", values, hints)
+        built[section] = section_type(
+            **{key: _typed(f"{section}.{key}", value, hints[key]) for key, value in values.items()}
+        )
+    return Config(**built)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Return nested plain values (tuples become lists), for JSON and checkpoints."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_toml(config: Config) -> str:
+    """Write the resolved config as TOML that `load` reads back to an equal `Config`."""
+    lines = []
+    for section, values in to_dict(config).items():
+        lines.append(f"[{section}]")
+        # A JSON bool, number, string or list of these is written the same way in TOML.
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def fingerprint(config: Config, sections: Iterable[str] | None = None) -> str:
+    """Return 12 hex digits that change whenever a value of the given sections (or any) does."""
+    table = to_dict(config)
+    chosen = {section: table[section] for section in sections or table}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _with_overrides(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    merged = {section: dict(v) if isinstance(v, dict) else v for section, v in table.items()}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and section and name):
+            raise ValueError(f"--set {override}: expected section.key=value.")
+        values = merged.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{section}: expected a table, got {values!r}.")
+        values[name] = _parse_value(text.strip())
+    return merged
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a plain word such as a path
+
+
+def _refuse_unknown(prefix: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+            valid = ", ".join(f"{prefix}{name}" for name in known)
+            raise ValueError(f"{prefix}{key}: unknown key.{hint} Valid keys: {valid}.")
+
+
+def _typed(key: str, value: Any, expected: Any) -> Any:
+    """Check a plain value against int, float, bool, str or a tuple type of these."""
+    if isinstance(expected, types.GenericAlias):
+        items = typing.get_args(expected)
+        fixed_length = items[-1] is not Ellipsis
+        right_length = isinstance(value, list | tuple) and (
+            not fixed_length or len(value) == len(items)
+        )
+        if not right_length:
+            count = f"{len(items)} values" if fixed_length else "values"
+            raise ValueError(f"{key}: expected a list of {count}, got {value!r}.")
+        return tuple(_typed(key, item, items[0]) for item in value)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        got = f"{type(value).__name__} {value!r}"
+        raise ValueError(f"{key}: expected a value of type {expected.__name__}, got {got}.")
+    return value

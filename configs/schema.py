@@ -1,0 +1,243 @@
+"""One frozen dataclass per stage; every value is checked when the object is made."""
+
+from dataclasses import dataclass, field
+
+
+def _check(holds: bool, key: str, expected: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{key}: expected {expected}, got {value!r}.")
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, key, "one of " + ", ".join(choices), value)
+
+
+def _check_share(key: str, value: float) -> None:
+    _check(0 <= value <= 1, key, "a number from 0 to 1", value)
+
+
+def _check_positive(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value > 0, f"{section}.{name}", "a number above 0", value)
+
+
+def _check_not_negative(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value >= 0, f"{section}.{name}", "0 or more", value)
+
+
+def _check_size(key: str, size: tuple[int, int]) -> None:
+    _check(min(size) >= 16, key, "[height, width] of at least 16 pixels each", list(size))
+
+
+SOURCES = ("sample", "neu_seg", "mtd")
+SPLITS = ("train", "val", "test")
+CAM_TYPES = ("patchcam", "attention", "fused")
+LABEL_ORIGINS = ("given", "predicted")
+AMP_MODES = ("auto", "bf16", "fp16", "off")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are divided.
+
+    `val` is a part of `train`, drawn by a seeded rule; it is never trained on.
+    """
+
+    source: str = "sample"  # the reader: sample, neu_seg, mtd
+    root: str = "data/sample"  # folder the release was unpacked to; sample: written there
+    eval_split: str = "test"  # split the table reports besides train: train, val, test
+    val_fraction: float = 0.1  # share of train held out for validation
+    seed: int = 0  # draws the validation part, and the sample images
+    limit: int = 0  # keep only this many images per split; 0 = all
+    workers: int = 0  # loader processes
+    sample_train: int = 400  # images the sample source writes
+    sample_test: int = 100
+    test_share: float = 0.3  # of a release without official split; 0 = all of it is train
+    train_list: str = ""  # mtd: text file with one name a line; empty = split by name
+    test_list: str = ""
+
+    def __post_init__(self) -> None:
+        _check_choice("data.source", self.source, SOURCES)
+        _check_choice("data.eval_split", self.eval_split, SPLITS)
+        _check(0 < self.val_fraction < 1, "data.val_fraction", "between 0 and 1", self.val_fraction)
+        _check_not_negative("data", self, "seed", "limit", "workers")
+        _check_positive("data", self, "sample_train", "sample_test")
+        _check(0 <= self.test_share < 1, "data.test_share", "in [0, 1)", self.test_share)
+        fits = bool(self.train_list) or not self.test_list
+        _check(fits, "data.train_list", "a file too where data.test_list is one", self.train_list)
+
+
+@dataclass(frozen=True)
+class SaliencyConfig:
+    """How the saliency maps are made. Lengths are shares of the image's shorter side."""
+
+    generator: str = "contrast"  # contrast, or external (maps from `folder`)
+    folder: str = ""  # external: folder with <name>.png
+    blur: float = 0.01  # sigma of the Gaussian that removes noise
+    windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
+    percentile: float = 99.5  # of the residual, becomes 1.0
+    polarity: str = "auto"  # auto (learnt per class from the labels), both, dark, bright
+
+    def __post_init__(self) -> None:
+        _check_choice("saliency.generator", self.generator, ("contrast", "external"))
+        _check_choice("saliency.polarity", self.polarity, ("auto", "both", "dark", "bright"))
+        _check_not_negative("saliency", self, "blur")
+        in_range = bool(self.windows) and all(0 < w <= 4 for w in self.windows)
+        _check(in_range, "saliency.windows", "one or more numbers in (0, 4]", self.windows)
+        _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training of the localiser."""
+
+    backbone: str = "deit_small_patch16_224"  # any timm VisionTransformer
+    pretrained: str = "timm"  # timm (download), none, or a .pth/.safetensors file
+    patch_size: int = 0  # 0 = the backbone's own
+    image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
+    epochs: int = 80
+    max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
+    batch_size: int = 16
+    lr: float = 5e-3  # of a batch of 512; scaled by batch_size / 512
+    head_lr_scale: float = 1.0  # multiplies the rate of everything that is not backbone
+    min_lr: float = 1e-6  # not scaled: first and last rate of the schedule
+    warmup_epochs: float = 5.0
+    weight_decay: float = 0.05
+    clip_norm: float = 5.0  # gradient norm; 0 = off
+    drop_path: float = 0.1
+    attention_layers: int = 3  # last n blocks averaged into the class attention
+    projection_width: int = 256  # channels of the pixel embedding
+    flip: bool = True  # horizontal and vertical flips
+    rotate: bool = False  # rotations by 90 degrees (square image_size only)
+    jitter: float = 0.3  # brightness and contrast
+    amp: str = "auto"  # auto (bf16 where the device has it, else fp16), bf16, fp16, off
+    seed: int = 0
+    eval_every: int = 1  # epochs between validations
+
+    def __post_init__(self) -> None:
+        _check_size("train.image_size", self.image_size)
+        _check_choice("train.amp", self.amp, AMP_MODES)
+        positive = ("epochs", "batch_size", "lr", "head_lr_scale", "attention_layers")
+        _check_positive("train", self, *positive, "projection_width", "eval_every")
+        zero_is_off = ("patch_size", "max_steps", "min_lr", "warmup_epochs", "weight_decay")
+        _check_not_negative("train", self, *zero_is_off, "clip_norm", "jitter", "seed")
+        _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
+        square = self.image_size[0] == self.image_size[1]
+        _check(square or not self.rotate, "train.rotate", "false unless square", self.rotate)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the five losses (METHOD B, C, D); weight 0 removes a loss."""
+
+    classification: float = 1.0
+    patch: float = 1.0
+    token: float = 1.0
+    saliency: float = 2.0
+    contrast: float = 0.2
+    second_cam: bool = True  # guide the map from the attention features too
+    temperature: float = 0.6
+    num_anchors: int = 256  # per class and batch
+    num_negatives: int = 256  # per anchor
+    valid_threshold: float = 0.5  # a pixel takes part from this class probability on
+    hard_threshold: float = 0.9  # pixels below it may become anchors
+    token_layers: int = 3  # last n blocks in the class-token contrast
+
+    def __post_init__(self) -> None:
+        weights = ("classification", "patch", "token", "saliency", "contrast")
+        _check_not_negative("loss", self, *weights)
+        _check(any(getattr(self, w) for w in weights), "loss", "one weight above 0", "all 0")
+        _check_positive("loss", self, "temperature", "num_anchors", "num_negatives", "token_layers")
+        _check_share("loss.valid_threshold", self.valid_threshold)
+        _check_share("loss.hard_threshold", self.hard_threshold)
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """Class activation maps written by make_cams.py."""
+
+    types: tuple[str, ...] = ("patchcam",)  # the first is the main one; each gets its folder
+    labels: tuple[str, ...] = ("given",)  # given, predicted: each gets its folder
+    scales: tuple[float, ...] = (1.0, 2.0)
+    flip: bool = True
+    batch_size: int = 16
+    checkpoint: str = "last"  # last or best (lowest validation loss)
+    label_threshold: float = 0.5  # image score from which a class counts as predicted
+
+    def __post_init__(self) -> None:
+        for cam_type in self.types:
+            _check_choice("cam.types", cam_type, CAM_TYPES)
+        for origin in self.labels:
+            _check_choice("cam.labels", origin, LABEL_ORIGINS)
+        for key in ("types", "labels", "scales"):
+            value = getattr(self, key)
+            distinct = bool(value) and len(set(value)) == len(value)
+            _check(distinct, f"cam.{key}", "one or more different values", value)
+        _check(all(s > 0 for s in self.scales), "cam.scales", "numbers above 0", self.scales)
+        _check_positive("cam", self, "batch_size")
+        _check_choice("cam.checkpoint", self.checkpoint, ("last", "best"))
+        _check_share("cam.label_threshold", self.label_threshold)
+
+
+@dataclass(frozen=True)
+class PseudoLabelConfig:
+    """CAMs to training masks of the second stage."""
+
+    threshold_rule: str = "auto"  # auto: found without masks; fixed: `threshold`
+    threshold: float = 0.6
+    band: float = 0.05  # CAM values within this of the threshold become 255 (ignored)
+
+    def __post_init__(self) -> None:
+        _check_choice("pseudo_label.threshold_rule", self.threshold_rule, ("auto", "fixed"))
+        _check_share("pseudo_label.threshold", self.threshold)
+        _check(0 <= self.band < 0.5, "pseudo_label.band", "in [0, 0.5)", self.band)
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """The second stage: a segmentation network trained on the pseudo labels."""
+
+    network: str = "deeplabv3plus"
+    encoder: str = "efficientnet-b0"  # any encoder of segmentation_models_pytorch
+    pretrained: str = "imagenet"  # imagenet (download), none, or a weights file
+    image_size: tuple[int, int] = (224, 224)
+    epochs: int = 40
+    max_steps: int = 0
+    batch_size: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 50
+    dice: float = 1.0  # weight of the Dice loss beside cross-entropy
+    flip: bool = True
+    rotate: bool = False
+    jitter: float = 0.3
+    amp: str = "auto"
+    seed: int = 0
+    checkpoint: str = "best"  # best on the validation part's pseudo labels, or last
+
+    def __post_init__(self) -> None:
+        _check_choice("segmentation.network", self.network, ("deeplabv3plus",))
+        _check_choice("segmentation.amp", self.amp, AMP_MODES)
+        _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))
+        _check_size("segmentation.image_size", self.image_size)
+        _check_positive("segmentation", self, "epochs", "batch_size", "lr")
+        zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "jitter", "seed")
+        _check_not_negative("segmentation", self, *zero_is_off)
+        square = self.image_size[0] == self.image_size[1]
+        _check(square or not self.rotate, "segmentation.rotate", "false unless square", self.rotate)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All stages of one run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    cam: CamConfig = field(default_factory=CamConfig)
+    pseudo_label: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)

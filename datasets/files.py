@@ -1,0 +1,234 @@
+"""Every read and write of an image, saliency map, mask or CAM.
+
+All arrays are (H, W) or (H, W, 3), top left first. Files are written under a temporary name and
+renamed, so that a stopped run never leaves half a file under a name that later stages trust.
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from datasets.record import BACKGROUND, IGNORE, Record
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+class Cam(NamedTuple):
+    """The class activation maps of one image.
+
+    Attributes:
+        cam: (M, H, W) float32 in [0, 1], one map per class in `classes`; M may be 0.
+        classes: (M,) int64, ascending foreground indices.
+        scores: (K,) float32 image scores in [0, 1] of all classes.
+    """
+
+    cam: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as (H, W, 3) uint8 RGB.
+
+    PNG, JPEG, BMP and TIFF, 8 or 16 bit, grey, colour or palette; 16 bit is scaled by its full
+    range (65,535 becomes 255), transparency is dropped, the EXIF orientation is applied.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or damaged.
+    """
+    data = _read_bytes(path, "an image")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith(("I", "F")):
+                return np.repeat(_to_8_bit(np.asarray(picture), path)[..., None], 3, axis=2)
+            return np.array(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        # Pillow has no 16-bit colour TIFF; OpenCV does.
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if pixels is None:
+            raise _damaged(path, "PNG, JPEG, BMP or TIFF", "an unknown format") from None
+        return _to_8_bit(pixels, path)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(path, "an image", str(error)) from error
+
+
+def read_saliency(path: Path) -> np.ndarray:
+    """Read a saliency map as (H, W) float32 in [0, 1]; colour is averaged to grey."""
+    data = _read_bytes(path, "a saliency map")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            if picture.mode.startswith(("I", "F")):
+                return _to_8_bit(np.asarray(picture), path).astype(np.float32) / 255
+            return np.asarray(picture.convert("L"), dtype=np.float32) / 255
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(path, "a grey picture", str(error)) from error
+
+
+def read_mask(path: Path, num_classes: int) -> np.ndarray:
+    """Read a mask of class indices as (H, W) uint8.
+
+    Args:
+        path: grey or palette picture whose values (or palette indices) are class indices.
+        num_classes: K foreground classes; values 0..K and 255 are allowed.
+
+    Raises:
+        ValueError: other values, more than one channel, or a damaged file.
+    """
+    mask = _read_single_channel(path, "a mask")
+    wrong = np.setdiff1d(np.unique(mask), [*range(num_classes + 1), IGNORE])
+    if wrong.size:
+        raise ValueError(
+            f"{path}: expected mask values 0..{num_classes} and {IGNORE}, got "
+            f"{', '.join(map(str, wrong[:5]))}. Check the number of classes."
+        )
+    return mask
+
+
+def read_truth(record: Record, num_classes: int) -> np.ndarray:
+    """Read a record's ground truth as (H, W) uint8 mask values. For evaluation only.
+
+    Raises:
+        ValueError: the record has no mask, or its file is damaged or has unknown values.
+    """
+    if record.mask is None:
+        raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
+    if record.mask_level is None:
+        return read_mask(record.mask, num_classes)
+    defect = _read_single_channel(record.mask, "a mask") >= record.mask_level
+    value = record.classes[0] + 1 if record.classes else BACKGROUND
+    return np.where(defect, np.uint8(value), np.uint8(BACKGROUND))
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) or (H, W) uint8 as PNG or JPEG, by the ending of `path`."""
+    suffix_format = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    _write(path, lambda file: Image.fromarray(image).save(file, format=suffix_format, quality=95))
+
+
+def write_saliency(path: Path, saliency: np.ndarray) -> None:
+    """Write a (H, W) map in [0, 1] as 8-bit grey PNG."""
+    write_image(path, np.round(np.clip(saliency, 0, 1) * 255).astype(np.uint8))
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Write (H, W) uint8 mask values as a palette PNG in the PASCAL VOC colours."""
+    picture = Image.fromarray(mask.astype(np.uint8, copy=False))
+    picture.putpalette(voc_palette().reshape(-1).tolist())
+    _write(path, lambda file: picture.save(file, format="PNG"))
+
+
+def voc_palette() -> np.ndarray:
+    """Return the (256, 3) uint8 RGB colours of PASCAL VOC masks.
+
+    Bit i of a value's bits 0, 1, 2 (then 3, 4, 5, ...) sets bit 7 - i of red, green, blue.
+    """
+    values = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            bit = values >> (3 * place + channel) & 1
+            colours[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    return colours
+
+
+def write_cam(path: Path, cam: Cam) -> None:
+    """Write a CAM file: npz with cam float16, classes int64 and scores float32."""
+    arrays = {
+        "cam": cam.cam.astype(np.float16),
+        "classes": cam.classes.astype(np.int64),
+        "scores": cam.scores.astype(np.float32),
+    }
+    _write(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_cam(path: Path) -> Cam:
+    """Read a CAM file written by `write_cam`; never unpickles.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or arrays that do not fit together.
+    """
+    data = _read_bytes(path, "a CAM file")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            cam = Cam(
+                arrays["cam"].astype(np.float32),
+                arrays["classes"].astype(np.int64),
+                arrays["scores"].astype(np.float32),
+            )
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, "npz with cam, classes and scores", str(error)) from error
+    if cam.cam.ndim != 3 or cam.classes.shape != cam.cam.shape[:1]:
+        got = f"cam {cam.cam.shape} and classes {cam.classes.shape}"
+        raise _damaged(path, "cam (M, H, W) and classes (M,)", got)
+    return cam
+
+
+def _read_bytes(path: Path, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        folder = Path(path).parent
+        count = len(list(folder.iterdir())) if folder.is_dir() else 0
+        state = f"holds {count} other files" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path}: expected {what}; its folder {state}.") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{path}: expected {what}, got a folder.") from error
+
+
+def _read_single_channel(path: Path, what: str) -> np.ndarray:
+    """Read grey levels or palette indices as (H, W) uint8."""
+    data = _read_bytes(path, what)
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            mode = picture.mode
+            pixels = np.array(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(path, "a grey or palette picture", str(error)) from error
+    if mode == "RGB" and (pixels == pixels[..., :1]).all():  # grey saved as colour
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2:
+        raise _damaged(path, "one channel", f"mode {mode}")
+    if pixels.dtype == bool or (pixels.min() >= 0 and pixels.max() <= IGNORE):
+        return pixels.astype(np.uint8)
+    raise _damaged(path, f"values 0..{IGNORE}", f"{pixels.min()}..{pixels.max()}")
+
+
+def _to_8_bit(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Scale 16-bit levels to uint8; pass uint8 through."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    if not whole or pixels.min() < 0 or pixels.max() > 65535:
+        got = f"{pixels.dtype} from {pixels.min()} to {pixels.max()}"
+        raise ValueError(f"{path}: expected 8 or 16 bit levels, got {got}. Convert it first.")
+    return np.round(pixels / 257).astype(np.uint8)
+
+
+def _damaged(path: Path, expected: str, got: str) -> ValueError:
+    got = " ".join(got.split())
+    return ValueError(f"{path}: expected {expected}, got: {got}. Replace or remove the file.")
+
+
+def _write(path: Path, save: Callable[[io.BufferedWriter], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            save(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

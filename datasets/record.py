@@ -1,0 +1,43 @@
+"""What the project knows about one image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKGROUND = 0  # mask value of everything that is no defect
+IGNORE = 255  # mask value of pixels nobody is trained or scored on
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its image-level label and where its maps lie.
+
+    Attributes:
+        name: unique in the data set; names every file made from the image.
+        image: picture file.
+        classes: ascending foreground indices in [0, K); empty means defect-free.
+        saliency: map made by make_saliency.py, or None before that.
+        mask: pixel ground truth, or None; evaluation only, training never opens it.
+        mask_level: None for a mask of class indices; else the mask is a grey picture, and
+            pixels of at least this level belong to the image's only class.
+    """
+
+    name: str
+    image: Path
+    classes: tuple[int, ...]
+    saliency: Path | None = None
+    mask: Path | None = None
+    mask_level: int | None = None
+
+    def __post_init__(self) -> None:
+        if list(self.classes) != sorted(set(self.classes)):
+            raise ValueError(f"{self.name}: expected ascending classes, got {self.classes}.")
+        if self.mask_level is not None and len(self.classes) > 1:
+            raise ValueError(
+                f"{self.name}: a grey mask cannot tell {len(self.classes)} classes apart. "
+                "Give a mask of class indices."
+            )
+
+
+def label_vector(record: Record, num_classes: int) -> list[float]:
+    """Return the multi-hot image label, (K,) values 0.0 or 1.0."""
+    return [float(k in record.classes) for k in range(num_classes)]

@@ -1,0 +1,66 @@
+"""What happens to an image, and to the map that lies on it, on the way to the network.
+
+Image and map go through one call and so share one random draw. Maps (saliency, pseudo labels)
+are `tv_tensors.Mask`: moved like the image, never recoloured, resized by nearest neighbour.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+
+def as_image(pixels: np.ndarray) -> tv_tensors.Image:
+    """Wrap (H, W, 3) uint8 RGB as a (3, H, W) image."""
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def as_map(values: np.ndarray) -> tv_tensors.Mask:
+    """Wrap a (H, W) map of any type as a (1, H, W) mask."""
+    return tv_tensors.Mask(torch.from_numpy(values)[None])
+
+
+def train_transform(
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    flip: bool,
+    rotate: bool,
+    jitter: float,
+) -> v2.Transform:
+    """Return the training preset: resize, flips, quarter turns, light changes, normalisation.
+
+    The whole image is kept, so that its image-level label stays true.
+
+    Args:
+        size: (H, W) of the result; square where `rotate` is set.
+        mean: of the three channels in [0, 1], as the backbone was trained.
+        std: likewise.
+        flip: horizontal and vertical flips, each with probability 1/2.
+        rotate: also turns by 0, 90, 180 or 270 degrees.
+        jitter: brightness and contrast are multiplied by a number in [1 - jitter, 1 + jitter].
+    """
+    steps: list[v2.Transform] = [v2.Resize(size, antialias=True)]
+    if flip:
+        steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+    if rotate:
+        turns = [v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]
+        steps.append(v2.RandomChoice(turns))
+    if jitter:
+        steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter))
+    return v2.Compose([*steps, *_normalisation(mean, std)])
+
+
+def eval_transform(
+    size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> v2.Transform:
+    """Return the deterministic preset: resize and normalisation, nothing random."""
+    return v2.Compose([v2.Resize(size, antialias=True), *_normalisation(mean, std)])
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+    to_unit = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
+    return [to_unit, v2.Normalize(mean=list(mean), std=list(std)), v2.ToPureTensor()]

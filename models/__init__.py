@@ -1,0 +1,1 @@
+"""The localiser, its class activation maps, and what every training loop needs."""

@@ -1,0 +1,42 @@
+"""Checkpoints: plain dictionaries of tensors and simple values, never arbitrary pickles."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name and rename it, so that no half file is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
+    """Read a checkpoint to CPU tensors; code inside the file is refused, not run.
+
+    Args:
+        path: file of `save_checkpoint`.
+        made_by: script that writes it, named in the error.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or holding more than tensors and simple values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a checkpoint, found none. Run {made_by} first.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: expected a checkpoint of {made_by}, got: {reason}") from error
+    if not isinstance(content, dict) or "model" not in content:
+        raise ValueError(f"{path}: expected a checkpoint of {made_by}, got another file.")
+    return content

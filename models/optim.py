@@ -1,0 +1,75 @@
+"""Parameter groups and the learning-rate schedule."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, head_lr_scale: float, is_head: Callable[[str], bool]
+) -> list[dict]:
+    """Divide parameters by weight decay and learning-rate scale.
+
+    Biases, norm scales and embeddings (tokens, positions: every parameter whose own model lists
+    it in `no_weight_decay`, and every 1-d one) are not decayed.
+
+    Returns:
+        Groups with params, weight_decay and lr_scale, for an optimizer and `set_lr`.
+    """
+    undecayed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if parameter.ndim < 2 or name in undecayed else weight_decay
+        scale = head_lr_scale if is_head(name) else 1.0
+        group = groups.setdefault(
+            (decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale}
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def warmup_cosine(step: int, num_steps: int, warmup_steps: int, lr: float, min_lr: float) -> float:
+    """Return the rate of optimizer step 0 .. num_steps - 1.
+
+    Linear from min_lr at step 0 to lr at `warmup_steps`, then half a cosine that reaches min_lr
+    at the last step.
+    """
+    if step < warmup_steps:
+        return min_lr + (lr - min_lr) * step / warmup_steps
+    progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the rate times its lr_scale (1 where it has none)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def finite_or_raise(total: torch.Tensor, terms: dict[str, float], epoch: int, step: int) -> None:
+    """Stop a training whose loss is no number.
+
+    Raises:
+        RuntimeError: names epoch, step and each term.
+    """
+    if not math.isfinite(total):
+        listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        raise RuntimeError(
+            f"loss: expected a finite number, got {float(total):g} in epoch {epoch}, step {step} "
+            f"({listed}). Lower train.lr or set train.amp=off."
+        )
+
+
+def batches_of(num_items: int, batch_size: int) -> int:
+    """Return how many batches one epoch has, the last one possibly smaller."""
+    return math.ceil(num_items / batch_size)
+
+
+def mean_terms(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Average dictionaries of equal keys."""
+    rows = list(rows)
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else {}

@@ -68,7 +68,9 @@ def to_toml(config: Config) -> str:
     for section, values in to_dict(config).items():
         lines.append(f"[{section}]")
         # A JSON bool, number, string or list of these is written the same way in TOML.
-        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+        lines += [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+        ]
         lines.append("")
     return "\n".join(lines)
 

@@ -108,6 +108,9 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip_norm: float = 5.0  # gradient norm; 0 = off
     drop_path: float = 0.1
+    final_norm: bool = False  # last LayerNorm of the backbone on the last tokens; paper: no
+    pooling_decay: float = 0.996  # weight ratio of neighbouring ranks in the patch pooling
+    scale_pooling: bool = True  # its window as a share of the grid; paper: no
     attention_layers: int = 3  # last n blocks averaged into the class attention
     projection_width: int = 256  # channels of the pixel embedding
     flip: bool = True  # horizontal and vertical flips
@@ -125,6 +128,8 @@ class TrainConfig:
         zero_is_off = ("patch_size", "max_steps", "min_lr", "warmup_epochs", "weight_decay")
         _check_not_negative("train", self, *zero_is_off, "clip_norm", "jitter", "seed")
         _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
+        decay_fits = 0 < self.pooling_decay <= 1
+        _check(decay_fits, "train.pooling_decay", "a number in (0, 1]", self.pooling_decay)
         square = self.image_size[0] == self.image_size[1]
         _check(square or not self.rotate, "train.rotate", "false unless square", self.rotate)
 

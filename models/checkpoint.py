@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -40,3 +41,34 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{path}: expected a checkpoint of {made_by}, got another file.")
     return content
+
+
+def training_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what an exact resume at the end of an epoch needs.
+
+    Random states are not among it: the training loops seed every epoch from (seed, epoch).
+    """
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "progress": dict(progress),
+    }
+
+
+def restore_training(
+    content: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> dict[str, Any]:
+    """Put back a `training_state` and return its progress."""
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    scaler.load_state_dict(content["scaler"])
+    return dict(content["progress"])

@@ -50,7 +50,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def finite_or_raise(total: torch.Tensor, terms: dict[str, float], epoch: int, step: int) -> None:
+def finite_or_raise(total: float, terms: dict[str, float], epoch: int, step: int) -> None:
     """Stop a training whose loss is no number.
 
     Raises:
@@ -59,7 +59,7 @@ def finite_or_raise(total: torch.Tensor, terms: dict[str, float], epoch: int, st
     if not math.isfinite(total):
         listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         raise RuntimeError(
-            f"loss: expected a finite number, got {float(total):g} in epoch {epoch}, step {step} "
+            f"loss: expected a finite number, got {total:g} in epoch {epoch}, step {step} "
             f"({listed}). Lower train.lr or set train.amp=off."
         )
 

@@ -1,0 +1,83 @@
+"""Images with image-level labels and saliency: all that training sees."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from datasets.files import read_image, read_saliency
+from datasets.record import Record, label_vector
+from datasets.transforms import as_image, as_map
+
+
+class WeakSample(TypedDict):
+    """One item; batches add the leading dimension B, and a list of names."""
+
+    image: Tensor  # (3, H, W) float32, normalised
+    label: Tensor  # (K,) float32 multi-hot
+    saliency: Tensor  # (1, H, W) float32 in [0, 1]
+    name: str
+
+
+class WeakDataset(Dataset):
+    """Reads image and saliency of each record and moves both by the same random draw.
+
+    The draw depends on seed, epoch and index alone, not on the number of loader processes.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], num_classes: int, transform: v2.Transform, seed: int
+    ):
+        self.records = records
+        self.num_classes = num_classes
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random draws of an epoch; call it before iterating."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> WeakSample:
+        record = self.records[index]
+        image = read_image(record.image)
+        saliency = read_saliency(record.saliency)
+        if saliency.shape != image.shape[:2]:
+            raise ValueError(
+                f"{record.saliency}: expected the size of its image, {image.shape[:2]}, got "
+                f"{saliency.shape}. Make the saliency maps anew."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_mix(self.seed, self.epoch, index))
+            image, saliency = self.transform(as_image(image), as_map(saliency))
+        label = torch.tensor(label_vector(record, self.num_classes))
+        return WeakSample(image=image, label=label, saliency=saliency, name=record.name)
+
+
+def with_saliency(records: Sequence[Record], saliency_dir: Path) -> list[Record]:
+    """Return the records with the path of their saliency map.
+
+    Raises:
+        FileNotFoundError: maps are missing; names the first five and the total.
+    """
+    found = [replace(r, saliency=saliency_dir / f"{r.name}.png") for r in records]
+    missing = [r.saliency.name for r in found if not r.saliency.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{saliency_dir}: expected a saliency map for each of {len(found)} images, "
+            f"{len(missing)} are missing: {', '.join(missing[:5])}. Run make_saliency.py first."
+        )
+    return found
+
+
+def _mix(seed: int, epoch: int, index: int) -> int:
+    """Give every (seed, epoch, index) its own random stream."""
+    return (seed * 1_000_003 + epoch) * 1_000_003 + index

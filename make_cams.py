@@ -1,0 +1,176 @@
+"""Turn a checkpoint into class activation maps at native image size (METHOD A).
+
+Reads stac/checkpoint.pt (or best.pt) and images; writes cams/<name>.npz for the first of
+cam.types with the given labels, and a folder for each further type (cams_<type>) and for
+predicted labels (..._predicted). Each folder's meta.json says how its maps were made.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Transform
+from tqdm import tqdm
+
+from configs import CamConfig
+from configs.command_line import load_run, run_stage, save_config, stage_parser
+from datasets.files import Cam, read_image, write_cam
+from datasets.record import Record
+from datasets.sources import Data, read_data
+from datasets.transforms import as_image, eval_transform
+from models.cam import combine, min_max, resize_and_sum
+from models.checkpoint import load_checkpoint
+from models.device import amp_dtype, autocast, select_device
+from models.stac import Stac, image_scores, stac_from_checkpoint
+from models.vit import whole_patches
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the CAMs of the training split and the evaluation split."""
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        metavar="SPLIT",
+        help="train, val or test (default: train and data.eval_split)",
+    )
+    args = parser.parse_args(argv)
+    config, out_dir = load_run(args)
+    device = select_device(args.device)
+    name = "checkpoint.pt" if config.cam.checkpoint == "last" else "best.pt"
+    checkpoint = load_checkpoint(out_dir / "stac" / name, "train_stac.py")
+
+    data = read_data(config.data, out_dir / "labels.csv")
+    if list(data.class_names) != checkpoint["class_names"]:
+        raise ValueError(
+            f"{out_dir / 'stac' / name}: expected the classes {', '.join(data.class_names)}, got "
+            f"{', '.join(checkpoint['class_names'])}. Train on this data set first."
+        )
+    model = stac_from_checkpoint(checkpoint).to(device)
+    records = records_of(data, args.split or ["train", config.data.eval_split])
+    save_config(config, out_dir)
+    folders = cam_folders(config.cam)
+    for folder, (cam_type, labels) in folders.items():
+        meta = {"type": cam_type, "labels": labels, "scales": list(config.cam.scales)}
+        meta |= {"flip": config.cam.flip, "checkpoint": name, **checkpoint["progress"]}
+        (out_dir / folder).mkdir(parents=True, exist_ok=True)
+        (out_dir / folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    dtype = amp_dtype(device, checkpoint["config"]["train"]["amp"])
+    dataset = ScaledImages(records, _transforms(model, checkpoint, config.cam.scales))
+    loader = DataLoader(
+        dataset, config.cam.batch_size, num_workers=config.data.workers, collate_fn=_collate
+    )
+    with tqdm(total=len(records), desc="CAMs", unit="image", dynamic_ncols=True) as bar:
+        for batch in loader:
+            with autocast(device, dtype):
+                maps, scores = scaled_cams(model, batch["images"], config.cam, device)
+            for i, record in enumerate(batch["records"]):
+                for folder, (cam_type, labels) in folders.items():
+                    present = list(record.classes)
+                    if labels == "predicted":
+                        present = (scores[i] >= config.cam.label_threshold).nonzero()[:, 0].tolist()
+                    chosen = [scale[i, present] for scale in maps[cam_type]]
+                    cam = _native_cam(chosen, batch["sizes"][i])
+                    path = out_dir / folder / f"{record.name}.npz"
+                    classes = np.array(present, dtype=np.int64)
+                    write_cam(path, Cam(cam, classes, scores[i].cpu().numpy()))
+                bar.update()
+    print(f"wrote the CAMs of {len(records)} images to {out_dir}/: {', '.join(folders)}")
+    print(f"next: python make_pseudo_labels.py --config {args.config} --out {out_dir}")
+
+
+class ScaledImages(Dataset):
+    """Gives each record's native size and its image at every scale."""
+
+    def __init__(self, records: Sequence[Record], transforms: Sequence[Transform]):
+        self.records = records
+        self.transforms = transforms
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Record, tuple[int, int], list[Tensor]]:
+        record = self.records[index]
+        pixels = read_image(record.image)
+        size = pixels.shape[:2]
+        return record, size, [transform(as_image(pixels)) for transform in self.transforms]
+
+
+@torch.no_grad()
+def scaled_cams(
+    model: Stac, images: Sequence[Tensor], cam: CamConfig, device: torch.device
+) -> tuple[dict[str, list[Tensor]], Tensor]:
+    """Run the model at every scale, with the mirror image where `cam.flip` is set.
+
+    Args:
+        model: localiser.
+        images: a (B, 3, H_s, W_s) batch per scale.
+        cam: its types and flip are used.
+        device: of the model.
+
+    Returns:
+        For each type and scale the maps (B, K, h_s, w_s), mirror image added, not normalised;
+        and the image scores (B, K), averaged over scales and flips.
+    """
+    maps: dict[str, list[Tensor]] = {cam_type: [] for cam_type in cam.types}
+    scores = []
+    for batch in images:
+        batch = batch.to(device)
+        views = [batch, batch.flip(-1)] if cam.flip else [batch]
+        outputs = [model(view) for view in views]
+        scores += [image_scores(output) for output in outputs]
+        for cam_type, of_scales in maps.items():
+            parts = [combine(cam_type, o.class_attention, o.patch_map) for o in outputs]
+            of_scales.append(sum([parts[0], *(part.flip(-1) for part in parts[1:])]))
+    return maps, torch.stack(scores).mean(0).float()
+
+
+def cam_folders(cam: CamConfig) -> dict[str, tuple[str, str]]:
+    """Return {folder of the run: (CAM type, label origin)}; the first type is the main one."""
+    folders = {}
+    for cam_type in cam.types:
+        for labels in cam.labels:
+            kind = "" if cam_type == cam.types[0] else f"_{cam_type}"
+            folders[f"cams{kind}{'_predicted' if labels == 'predicted' else ''}"] = (
+                cam_type,
+                labels,
+            )
+    return folders
+
+
+def records_of(data: Data, splits: Sequence[str]) -> list[Record]:
+    """Return the records of several splits, each record once."""
+    return list({record.name: record for split in splits for record in data.split(split)}.values())
+
+
+def _native_cam(maps: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
+    """Resize (M, h_s, w_s) maps of all scales to the image, add, and normalise each class."""
+    if not len(maps[0]):
+        return np.zeros((0, *size), np.float32)
+    return min_max(resize_and_sum(maps, size)).cpu().numpy()
+
+
+def _transforms(
+    model: Stac, checkpoint: dict[str, Any], scales: Sequence[float]
+) -> list[Transform]:
+    height, width = checkpoint["config"]["train"]["image_size"]
+    sizes = [(round(height * scale), round(width * scale)) for scale in scales]
+    patch = model.encoder.patch_size
+    return [
+        eval_transform(whole_patches(size, patch), checkpoint["mean"], checkpoint["std"])
+        for size in sizes
+    ]
+
+
+def _collate(items: list[tuple[Record, tuple[int, int], list[Tensor]]]) -> dict[str, Any]:
+    records, sizes, images = zip(*items, strict=True)
+    batches = [torch.stack(of_scale) for of_scale in zip(*images, strict=True)]
+    return {"records": records, "sizes": sizes, "images": batches}
+
+
+if __name__ == "__main__":
+    run_stage(main)

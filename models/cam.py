@@ -1,0 +1,88 @@
+"""Class activation maps as pure tensor functions (METHOD A and B)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REFERENCE_PATCHES = 196  # grid of the paper, 14 x 14, that the pooling decay is meant for
+POOLING_DECAY = 0.996
+
+
+def pool_patches(
+    patch_map: Tensor, decay: float = POOLING_DECAY, scale_window: bool = True
+) -> Tensor:
+    """Pool each class' patch logits, the highest weighted most.
+
+    The k-th highest of N values weighs decay ** k. At a larger grid that window would cover a
+    smaller share of the image, so k counts in units of N / 196 patches.
+
+    Args:
+        patch_map: (B, K, h, w) logits.
+        decay: weight ratio between neighbouring ranks on a 14 x 14 grid, in (0, 1].
+        scale_window: False keeps the paper's weights whatever the grid.
+
+    Returns:
+        (B, K) float32 patch logits.
+    """
+    ranked = patch_map.float().flatten(2).sort(dim=-1, descending=True).values  # (B, K, N)
+    num_patches = ranked.shape[-1]
+    unit = REFERENCE_PATCHES / num_patches if scale_window else 1.0
+    weights = decay ** (torch.arange(num_patches, device=ranked.device) * unit)
+    return (ranked * weights).sum(-1) / weights.sum()
+
+
+def combine(cam_type: str, class_attention: Tensor, patch_map: Tensor) -> Tensor:
+    """Return the low-resolution CAM of a type, before normalisation.
+
+    Args:
+        cam_type: patchcam = ReLU(g), attention = M, fused = sqrt(M * ReLU(g)).
+        class_attention: M (B, K, h, w) in [0, 1].
+        patch_map: g (B, K, h, w) logits.
+
+    Returns:
+        (B, K, h, w), not negative.
+    """
+    if cam_type == "patchcam":
+        return patch_map.relu()
+    if cam_type == "attention":
+        return class_attention
+    if cam_type == "fused":
+        return (class_attention * patch_map.relu()).sqrt()
+    raise ValueError(f"CAM type: expected patchcam, attention or fused, got {cam_type!r}.")
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scale each (..., H, W) map to [0, 1]; a constant map becomes 0."""
+    low = maps.amin(dim=(-2, -1), keepdim=True)
+    span = maps.amax(dim=(-2, -1), keepdim=True) - low
+    return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
+
+
+def training_cam(
+    class_attention: Tensor, logits: Tensor, labels: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Return the maps U that saliency guides (METHOD B: cams1, cams2).
+
+    Args:
+        class_attention: M (B, K, h, w) in [0, 1].
+        logits: g or the map of the attention features, (B, K, h, w).
+        labels: (B, K) multi-hot.
+        size: (H, W) of the result.
+
+    Returns:
+        (B, K, H, W) float32: M * ReLU(logits), resized, min-max normalised; 0 for absent classes.
+    """
+    maps = class_attention.float() * logits.float().relu()
+    maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return min_max(maps) * labels[..., None, None]
+
+
+def resize_and_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Resize (K, h_i, w_i) maps of one image, made at several scales, to `size` and add them."""
+    resized = [
+        F.interpolate(m[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+        for m in maps
+    ]
+    return torch.stack(resized).sum(0)

@@ -1,0 +1,119 @@
+"""The STAC localiser: encoder, patch head, projection head; and back from a checkpoint."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.cam import POOLING_DECAY, pool_patches
+from models.vit import ClassTokenViT, create_vit
+
+
+class StacOutput(NamedTuple):
+    """What the losses and the CAMs are made from; grid h x w, L blocks, all float32."""
+
+    class_logits: Tensor  # (B, K) mean of the class tokens
+    patch_logits: Tensor  # (B, K) pooled patch map
+    class_tokens: Tensor  # (L, B, K, D) after each block
+    patch_map: Tensor  # (B, K, h, w) logits
+    class_attention: Tensor  # (B, K, h, w) in [0, 1]
+    feature_map: Tensor  # (B, K, h, w) logits of the attention features, same head
+    embedding: Tensor  # (B, E, h, w) for the pixel contrast
+
+
+class Stac(nn.Module):
+    """Localises K defect classes with K class tokens."""
+
+    def __init__(
+        self,
+        encoder: ClassTokenViT,
+        num_classes: int,
+        projection_width: int = 256,
+        pooling_decay: float = POOLING_DECAY,
+        scale_pooling: bool = True,
+    ):
+        """Put the heads on an encoder.
+
+        Args:
+            encoder: with `num_classes` class tokens.
+            num_classes: K.
+            projection_width: E, channels of the pixel embedding.
+            pooling_decay: see `models.cam.pool_patches`.
+            scale_pooling: likewise.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.pooling_decay = pooling_decay
+        self.scale_pooling = scale_pooling
+        self.head = nn.Conv2d(encoder.width, num_classes, 3, padding=1)
+        self.projection = nn.Sequential(
+            nn.Conv2d(encoder.width, projection_width, 3, padding=1),
+            nn.BatchNorm2d(projection_width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(projection_width, projection_width, 1),
+        )
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the encoder's embeddings."""
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+
+    def forward(self, images: Tensor) -> StacOutput:
+        """Localise.
+
+        Args:
+            images: (B, 3, H, W) normalised, H and W whole multiples of the patch.
+        """
+        tokens = self.encoder(images)
+        patch_map = self.head(tokens.patch_tokens).float()
+        return StacOutput(
+            class_logits=tokens.class_tokens[-1].float().mean(-1),
+            patch_logits=pool_patches(patch_map, self.pooling_decay, self.scale_pooling),
+            class_tokens=tokens.class_tokens.float(),
+            patch_map=patch_map,
+            class_attention=tokens.class_attention.float(),
+            feature_map=self.head(tokens.attention_output).float(),
+            embedding=self.projection(tokens.patch_tokens).float(),
+        )
+
+
+def image_scores(output: StacOutput) -> Tensor:
+    """Return sigmoid((class logit + patch logit) / 2), (B, K) in [0, 1]."""
+    return torch.sigmoid((output.class_logits + output.patch_logits) / 2)
+
+
+def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> Stac:
+    """Build a localiser from the `train` section of a config.
+
+    Args:
+        settings: plain values, as `configs.to_dict(config)["train"]` or a checkpoint holds them.
+        num_classes: K.
+        pretrained: see `models.vit.create_vit`; "none" when a checkpoint is loaded after.
+    """
+    vit = create_vit(
+        settings["backbone"],
+        pretrained,
+        tuple(settings["image_size"]),
+        patch_size=settings["patch_size"],
+        drop_path=settings["drop_path"],
+    )
+    encoder = ClassTokenViT(
+        vit,
+        num_classes,
+        attention_layers=settings["attention_layers"],
+        final_norm=settings["final_norm"],
+    )
+    return Stac(
+        encoder,
+        num_classes,
+        settings["projection_width"],
+        settings["pooling_decay"],
+        settings["scale_pooling"],
+    )
+
+
+def stac_from_checkpoint(checkpoint: dict[str, Any]) -> Stac:
+    """Rebuild the localiser of a checkpoint of train_stac.py, from the checkpoint alone."""
+    settings = checkpoint["config"]["train"]
+    model = build_stac(settings, len(checkpoint["class_names"]), pretrained="none")
+    model.load_state_dict(checkpoint["model"])
+    return model.eval()

@@ -1,0 +1,117 @@
+"""Pooling, combination, normalisation and resizing of CAMs against slow references."""
+
+import math
+
+import pytest
+import torch
+
+from models.cam import combine, min_max, pool_patches, resize_and_sum, training_cam
+
+
+def slow_pool(values, decay, unit):
+    ranked = sorted(values, reverse=True)
+    weights = [decay ** (rank * unit) for rank in range(len(ranked))]
+    return sum(v * w for v, w in zip(ranked, weights, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
+@pytest.mark.parametrize("scale_window", [True, False])
+def test_pooling_matches_a_loop(num_classes, scale_window):
+    generator = torch.Generator().manual_seed(num_classes)
+    maps = torch.randn(2, num_classes, 5, 7, generator=generator)
+    pooled = pool_patches(maps, 0.9, scale_window)
+    unit = 196 / 35 if scale_window else 1
+    for image in range(2):
+        for k in range(num_classes):
+            expected = slow_pool(maps[image, k].double().flatten().tolist(), 0.9, unit)
+            assert pooled[image, k].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pooling_window_is_the_same_share_of_any_grid():
+    """Repeating every patch 2 x 2 leaves the scaled pooling (nearly) as it was."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(1, 3, 14, 14, generator=generator)
+    finer = maps.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    torch.testing.assert_close(pool_patches(finer), pool_patches(maps), rtol=0, atol=2e-3)
+    paper = pool_patches(finer, scale_window=False)
+    assert (paper - pool_patches(maps)).abs().max() > 0.05
+
+
+def test_decay_of_one_is_the_mean():
+    maps = torch.arange(6.0).view(1, 1, 2, 3)
+    assert pool_patches(maps, decay=1.0).item() == pytest.approx(2.5)
+
+
+def test_cam_types_by_hand():
+    attention = torch.tensor([[[[0.25, 0.5]]]])
+    logits = torch.tensor([[[[4.0, -1.0]]]])
+    assert combine("patchcam", attention, logits).flatten().tolist() == [4.0, 0.0]
+    assert combine("attention", attention, logits).flatten().tolist() == [0.25, 0.5]
+    # sqrt(0.25 * 4) = 1, sqrt(0.5 * 0) = 0
+    assert combine("fused", attention, logits).flatten().tolist() == [1.0, 0.0]
+    with pytest.raises(ValueError, match="expected patchcam, attention or fused, got 'grad'"):
+        combine("grad", attention, logits)
+
+
+def test_min_max_by_hand_and_constant_maps_are_zero():
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]]])
+    assert min_max(maps)[0].flatten().tolist() == [0.0, 0.5, 0.25, 1.0]
+    assert min_max(maps)[1].flatten().tolist() == [0.0] * 4
+
+
+def test_min_max_of_a_constant_map_has_a_finite_gradient():
+    maps = torch.zeros(1, 2, 2, requires_grad=True)
+    min_max(maps).sum().backward()
+    assert torch.isfinite(maps.grad).all()
+
+
+def bilinear(values, height, width):
+    """Resize nested lists with half-pixel centres and clamped borders."""
+    rows, columns = len(values), len(values[0])
+
+    def source(position, new, old):
+        x = max((position + 0.5) * old / new - 0.5, 0.0)
+        low = min(int(x), old - 1)
+        return low, min(low + 1, old - 1), x - low
+
+    result = []
+    for y in range(height):
+        y0, y1, dy = source(y, height, rows)
+        line = []
+        for x in range(width):
+            x0, x1, dx = source(x, width, columns)
+            top = values[y0][x0] * (1 - dx) + values[y0][x1] * dx
+            bottom = values[y1][x0] * (1 - dx) + values[y1][x1] * dx
+            line.append(top * (1 - dy) + bottom * dy)
+        result.append(line)
+    return result
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 6])
+def test_training_cam_matches_a_loop(num_classes):
+    generator = torch.Generator().manual_seed(num_classes)
+    attention = torch.rand(3, num_classes, 3, 4, generator=generator)
+    logits = torch.randn(3, num_classes, 3, 4, generator=generator)
+    labels = torch.zeros(3, num_classes)
+    labels[1, 0] = labels[2, 0] = labels[2, -1] = 1  # 0, 1 and up to 2 labels
+    size = (13, 18)
+    got = training_cam(attention, logits, labels, size)
+    for b in range(3):
+        for k in range(num_classes):
+            raw = (attention[b, k].double() * logits[b, k].double().clamp_min(0)).tolist()
+            full = bilinear(raw, *size)
+            low, high = min(map(min, full)), max(map(max, full))
+            for y in range(size[0]):
+                for x in range(size[1]):
+                    expected = (full[y][x] - low) / (high - low) if labels[b, k] else 0.0
+                    assert math.isclose(got[b, k, y, x], expected, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def test_scales_are_resized_then_added():
+    ones = [torch.ones(2, 3, 4), 2 * torch.ones(2, 5, 6)]
+    total = resize_and_sum(ones, (7, 9))
+    assert total.shape == (2, 7, 9)
+    assert torch.equal(total, torch.full((2, 7, 9), 3.0))
+    single = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    expected = torch.tensor(bilinear(single[0].tolist(), 7, 9))
+    torch.testing.assert_close(resize_and_sum([single], (7, 9))[0], expected)

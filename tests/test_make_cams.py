@@ -1,0 +1,152 @@
+"""CAMs: scales and flip against a slow reference, files at native size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import make_cams
+from configs import CamConfig, Config, load, to_dict
+from datasets.files import read_cam, read_image
+from datasets.sources import read_data
+from models.cam import min_max
+from models.checkpoint import save_checkpoint
+from models.stac import build_stac, image_scores
+
+OVERRIDES = [
+    "data.sample_train=6",
+    "data.sample_test=3",
+    "train.backbone=deit_tiny_patch16_224",
+    "train.pretrained=none",
+    "train.image_size=[48,64]",
+    "train.projection_width=16",
+    "train.amp=off",
+    'cam.types=["patchcam","fused"]',
+    'cam.labels=["given","predicted"]',
+    "cam.scales=[1.0,1.5]",
+    "cam.batch_size=4",
+]
+
+
+def small_model():
+    torch.manual_seed(0)
+    settings = to_dict(load("configs/sample.toml", OVERRIDES))["train"]
+    return build_stac(settings, 3, "none").eval()
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    config = load("configs/sample.toml", [*OVERRIDES, f"data.root={out}/data"])
+    data = read_data(config.data, out / "labels.csv")
+    content = {
+        "model": small_model().state_dict(),
+        "config": to_dict(config),
+        "class_names": list(data.class_names),
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "progress": {"epoch": 1, "step": 2},
+    }
+    save_checkpoint(out / "stac/checkpoint.pt", content)
+    run(out)
+    return out
+
+
+def run(out: Path, *overrides: str) -> None:
+    flags = ["--config", "configs/sample.toml", "--out", str(out), "--device", "cpu", "--set"]
+    make_cams.main([*flags, *OVERRIDES, f"data.root={out}/data", *overrides])
+
+
+def records(out: Path):
+    config = load("configs/sample.toml", [*OVERRIDES, f"data.root={out}/data"])
+    data = read_data(config.data, out / "labels.csv")
+    return [*data.split("train"), *data.split("test")]
+
+
+def test_every_image_gets_its_labelled_maps_at_native_size(run_dir):
+    found = records(run_dir)
+    assert len(found) == 9
+    for record in found:
+        for folder in ("cams", "cams_fused"):
+            cam = read_cam(run_dir / folder / f"{record.name}.npz")
+            assert cam.cam.shape == (len(record.classes), *read_image(record.image).shape[:2])
+            assert tuple(cam.classes) == record.classes
+            assert cam.scores.shape == (3,)
+            assert all(m.min() == 0 and m.max() == 1 for m in cam.cam)
+
+
+def test_predicted_maps_follow_the_scores(run_dir):
+    for record in records(run_dir):
+        cam = read_cam(run_dir / f"cams_predicted/{record.name}.npz")
+        assert cam.classes.tolist() == [k for k in range(3) if cam.scores[k] >= 0.5]
+
+
+def test_meta_says_how_the_maps_were_made(run_dir):
+    meta = json.loads((run_dir / "cams_fused_predicted/meta.json").read_text())
+    assert meta["type"] == "fused"
+    assert meta["labels"] == "predicted"
+    assert meta["scales"] == [1.0, 1.5]
+    assert meta["checkpoint"] == "checkpoint.pt"
+
+
+def test_scales_and_flip_match_one_image_at_a_time():
+    model = small_model()
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(2, 3, 48, 64, generator=generator)]
+    images.append(torch.randn(2, 3, 80, 96, generator=generator))
+    maps, scores = make_cams.scaled_cams(
+        model, images, CamConfig(types=("patchcam", "fused")), torch.device("cpu")
+    )
+    with torch.no_grad():
+        for b in range(2):
+            expected_scores = []
+            for s, batch in enumerate(images):
+                plain, mirrored = model(batch[b : b + 1]), model(batch[b : b + 1].flip(-1))
+                expected_scores += [image_scores(plain)[0], image_scores(mirrored)[0]]
+                patchcam = plain.patch_map.relu() + mirrored.patch_map.relu().flip(-1)
+                torch.testing.assert_close(maps["patchcam"][s][b], patchcam[0])
+                products = [o.class_attention * o.patch_map.relu() for o in (plain, mirrored)]
+                fused = products[0].sqrt() + products[1].sqrt().flip(-1)
+                torch.testing.assert_close(maps["fused"][s][b], fused[0])
+            torch.testing.assert_close(scores[b], torch.stack(expected_scores).mean(0))
+
+
+def test_a_mirrored_image_gives_mirrored_maps():
+    model = small_model()
+    image = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(2))
+    cam, device = CamConfig(types=("patchcam",)), torch.device("cpu")
+    plain = make_cams.scaled_cams(model, [image], cam, device)[0]["patchcam"][0]
+    mirrored = make_cams.scaled_cams(model, [image.flip(-1)], cam, device)[0]["patchcam"][0]
+    torch.testing.assert_close(mirrored.flip(-1), plain)
+
+
+def test_native_cam_is_normalised_per_class():
+    maps = [torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(3))]
+    cam = make_cams._native_cam(maps, (9, 11))
+    expected = min_max(torch.nn.functional.interpolate(maps[0][None], (9, 11), mode="bilinear")[0])
+    np.testing.assert_allclose(cam, expected.numpy(), rtol=1e-6)
+    empty = make_cams._native_cam([torch.zeros(0, 3, 4)], (9, 11))
+    assert empty.shape == (0, 9, 11)
+
+
+def test_folders_are_named_by_type_and_labels():
+    cam = CamConfig(types=("fused", "patchcam"), labels=("given", "predicted"))
+    assert make_cams.cam_folders(cam) == {
+        "cams": ("fused", "given"),
+        "cams_predicted": ("fused", "predicted"),
+        "cams_patchcam": ("patchcam", "given"),
+        "cams_patchcam_predicted": ("patchcam", "predicted"),
+    }
+    assert make_cams.cam_folders(Config().cam) == {"cams": ("patchcam", "given")}
+
+
+def test_missing_checkpoint_and_other_classes_are_refused(run_dir, tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run train_stac.py first"):
+        run(run_dir, "cam.checkpoint=best")
+    checkpoint = torch.load(run_dir / "stac/checkpoint.pt", weights_only=True)
+    checkpoint["class_names"] = ["dent"]
+    save_checkpoint(run_dir / "stac/best.pt", checkpoint)
+    with pytest.raises(ValueError, match="expected the classes inclusion, .* got dent"):
+        run(run_dir, "cam.checkpoint=best")

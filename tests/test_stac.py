@@ -1,0 +1,113 @@
+"""The whole localiser: shapes, gradients, scores and its checkpoint."""
+
+import pytest
+import torch
+
+from configs import Config, load, to_dict
+from losses.stac import stac_loss
+from models.cam import training_cam
+from models.stac import build_stac, image_scores, stac_from_checkpoint
+
+SIZE = (48, 80)
+OVERRIDES = ["train.backbone=deit_tiny_patch16_224", "train.pretrained=none"]
+
+
+def settings(**changes) -> dict:
+    base = to_dict(Config())["train"]
+    return base | {
+        "backbone": "deit_tiny_patch16_224",
+        "image_size": list(SIZE),
+        "projection_width": 32,
+        **changes,
+    }
+
+
+def run_loss(model, labels, config):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(len(labels), 3, *SIZE, generator=generator)
+    saliency = torch.rand(len(labels), 1, *SIZE, generator=generator)
+    output = model(images)
+    cams = [
+        training_cam(output.class_attention, logits, labels, SIZE)
+        for logits in (output.patch_map, output.feature_map)
+    ]
+    return stac_loss(
+        class_logits=output.class_logits,
+        patch_logits=output.patch_logits,
+        class_tokens=output.class_tokens,
+        cams=cams,
+        embedding=output.embedding,
+        labels=labels,
+        saliency=saliency,
+        settings=config.loss,
+        generator=generator,
+    )
+
+
+def test_output_shapes_and_types():
+    torch.manual_seed(0)
+    model = build_stac(settings(), 3, "none").eval()
+    output = model(torch.randn(2, 3, *SIZE))
+    shapes = {name: tuple(value.shape) for name, value in output._asdict().items()}
+    assert shapes == {
+        "class_logits": (2, 3),
+        "patch_logits": (2, 3),
+        "class_tokens": (12, 2, 3, 192),
+        "patch_map": (2, 3, 3, 5),
+        "class_attention": (2, 3, 3, 5),
+        "feature_map": (2, 3, 3, 5),
+        "embedding": (2, 32, 3, 5),
+    }
+    assert all(value.dtype == torch.float32 for value in output)
+
+
+def test_every_parameter_gets_a_gradient(tmp_path):
+    torch.manual_seed(0)
+    model = build_stac(settings(drop_path=0.0), 3, "none").train()
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    total, _ = run_loss(model, labels, Config())
+    total.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # The bias before the BatchNorm shifts every value and is taken out again.
+    assert without in ([], ["projection.0.bias"])
+
+
+def test_a_batch_of_defect_free_images_trains():
+    torch.manual_seed(0)
+    model = build_stac(settings(), 2, "none").train()
+    total, terms = run_loss(model, torch.zeros(2, 2), Config())
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(torch.isfinite(term) for term in terms.values())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_image_score_is_the_sigmoid_of_the_mean_logit():
+    torch.manual_seed(0)
+    output = build_stac(settings(), 2, "none").eval()(torch.randn(1, 3, *SIZE))
+    chosen = output._replace(
+        class_logits=torch.tensor([[2.0, -1.0]]), patch_logits=torch.tensor([[0.0, -1.0]])
+    )
+    # sigmoid(1) = 0.731059, sigmoid(-1) = 0.268941
+    assert image_scores(chosen)[0].tolist() == pytest.approx([0.731059, 0.268941], abs=1e-6)
+
+
+def test_model_is_rebuilt_from_its_checkpoint_alone():
+    torch.manual_seed(0)
+    config = load("configs/sample.toml", [*OVERRIDES, "train.image_size=[40, 70]"])
+    model = build_stac(to_dict(config)["train"], 2, "none").eval()
+    checkpoint = {
+        "model": model.state_dict(),
+        "config": to_dict(config),
+        "class_names": ["dent", "stain"],
+    }
+    again = stac_from_checkpoint(checkpoint)
+    images = torch.randn(1, 3, 48, 80)
+    for left, right in zip(model(images), again(images), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_image_size_is_rounded_up_to_whole_patches():
+    model = build_stac(settings(image_size=[200, 200]), 1, "none")
+    assert model.encoder.grid_size == (13, 13)

@@ -1,0 +1,222 @@
+"""The encoder equals timm where it must, and differs only by its class tokens."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from models.vit import (
+    ClassTokenViT,
+    create_vit,
+    load_pretrained,
+    normalisation,
+    whole_patches,
+)
+from models.weights import find_weights
+
+TINY = "deit_tiny_patch16_224"
+SIZE = (48, 80)  # a 3 x 5 grid
+
+
+def tiny_vit(**options):
+    """Return a two-block ViT of timm with random weights."""
+    torch.manual_seed(0)
+    vit = timm.create_model(TINY, num_classes=0, depth=2, img_size=SIZE, **options)
+    torch.nn.init.normal_(vit.pos_embed, std=0.5)
+    torch.nn.init.normal_(vit.cls_token, std=0.5)
+    return vit.eval()
+
+
+@pytest.mark.parametrize("patch_size", [16, 8])
+def test_one_class_token_equals_timm(patch_size):
+    vit = tiny_vit(patch_size=patch_size)
+    images = torch.randn(2, 3, *SIZE)
+    expected = vit.forward_features(images)
+    encoder = ClassTokenViT(vit, 1, attention_layers=1, final_norm=True).eval()
+    tokens = encoder(images)
+    torch.testing.assert_close(tokens.class_tokens[-1], expected[:, :1])
+    patches = tokens.patch_tokens.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches, expected[:, 1:])
+
+
+def test_layer_scale_and_drop_path_off_in_eval_equal_timm():
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_small_patch14_dinov2", num_classes=0, depth=2, img_size=(42, 56), drop_path_rate=0.3
+    ).eval()
+    images = torch.randn(1, 3, 42, 56)
+    expected = vit.forward_features(images)
+    encoder = ClassTokenViT(vit, 1, attention_layers=2, final_norm=True).eval()
+    torch.testing.assert_close(encoder(images).class_tokens[-1], expected[:, :1])
+
+
+def test_tokens_without_final_norm_are_the_last_blocks():
+    vit = tiny_vit()
+    images = torch.randn(2, 3, *SIZE)
+    x = vit._pos_embed(vit.patch_embed(images))
+    for block in vit.blocks:
+        x = block(x)
+    tokens = ClassTokenViT(vit, 1, attention_layers=1).eval()(images)
+    torch.testing.assert_close(tokens.class_tokens[-1], x[:, :1])
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 20])
+def test_attention_rows_and_output_match_a_loop_over_heads(num_classes):
+    """A slow float64 reference that holds the whole attention matrix of each head."""
+    torch.manual_seed(1)
+    vit = tiny_vit().double()
+    encoder = ClassTokenViT(vit, num_classes, attention_layers=2).double().eval()
+    torch.nn.init.normal_(encoder.cls_token)
+    images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
+    tokens = encoder(images)
+
+    patches = encoder.patch_embed(images) + encoder.pos_embed_pat
+    own = (encoder.cls_token + encoder.pos_embed_cls).repeat(2, 1, 1)
+    x = torch.cat([own, patches], dim=1)
+    rows, outputs, states = [], [], []
+    for block in encoder.blocks:
+        attention = block.attn
+        heads, depth = attention.num_heads, x.shape[-1] // attention.num_heads
+        qkv = attention.qkv(block.norm1(x))
+        q, k, v = qkv.split(x.shape[-1], dim=-1)
+        mixed, first_rows = [], 0
+        for head in range(heads):
+            part = slice(head * depth, (head + 1) * depth)
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / depth**0.5
+            weights = torch.exp(scores) / torch.exp(scores).sum(-1, keepdim=True)
+            first_rows = first_rows + weights[:, :num_classes, num_classes:] / heads
+            mixed.append(weights @ v[..., part])
+        output = attention.proj(torch.cat(mixed, dim=-1))
+        x = x + output
+        x = x + block.mlp(block.norm2(x))
+        rows.append(first_rows)
+        outputs.append(output[:, num_classes:])
+        states.append(x[:, :num_classes])
+
+    expected_rows = (rows[0] + rows[1]) / 2
+    # The encoder takes the softmax in float32 whatever the input.
+    got = tokens.class_attention.flatten(2).double()
+    torch.testing.assert_close(got, expected_rows, rtol=1e-5, atol=1e-8)
+    expected_output = (outputs[0] + outputs[1]) / 2
+    got = tokens.attention_output.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(got, expected_output, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(tokens.class_tokens, torch.stack(states), rtol=1e-9, atol=1e-12)
+
+
+def test_attention_averages_only_the_last_blocks():
+    vit = tiny_vit()
+    images = torch.randn(1, 3, *SIZE)
+    last = ClassTokenViT(vit, 2, attention_layers=1).eval()(images).class_attention
+    both = ClassTokenViT(vit, 2, attention_layers=2).eval()(images).class_attention
+    assert not torch.allclose(last, both)
+    assert last.min() >= 0
+    assert last.sum((-1, -2)).max() <= 1
+
+
+def test_maps_keep_rows_and_columns_apart():
+    """A bright patch in row 0, column 4 changes exactly that place of the patch embedding."""
+    vit = tiny_vit()
+    encoder = ClassTokenViT(vit, 1, attention_layers=1).eval()
+    images = torch.zeros(2, 3, *SIZE)
+    images[1, :, :16, 64:] = 1
+    patches, grid = encoder._embed(images)
+    changed = (patches[1] - patches[0]).abs().sum(-1).unflatten(0, grid)
+    assert grid == (3, 5)
+    assert changed.nonzero().tolist() == [[0, 4]]
+
+
+def test_other_sizes_resample_the_position_embedding():
+    encoder = ClassTokenViT(tiny_vit(), 3, attention_layers=1).eval()
+    tokens = encoder(torch.randn(1, 3, 112, 32))
+    assert tokens.patch_tokens.shape == (1, 192, 7, 2)
+    assert tokens.class_tokens.shape == (2, 1, 3, 192)
+
+
+def test_size_that_is_not_whole_patches_is_refused():
+    encoder = ClassTokenViT(tiny_vit(), 3, attention_layers=1)
+    with pytest.raises(ValueError, match=r"multiples of \(16, 16\), got \(50, 80\)"):
+        encoder(torch.randn(1, 3, 50, 80))
+    assert whole_patches((200, 224), (16, 14)) == (208, 224)
+
+
+def test_too_many_attention_layers_are_refused():
+    with pytest.raises(ValueError, match="train.attention_layers: expected 1 to 2 .* got 3"):
+        ClassTokenViT(tiny_vit(), 3, attention_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("resnet18", "expected a plain ViT of timm"),
+        ("swin_tiny_patch4_window7_224", "expected a plain ViT of timm"),
+        ("vit_nothing", "expected a timm name such as"),
+    ],
+)
+def test_other_models_are_refused(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        create_vit(backbone, "none", (64, 64))
+
+
+@pytest.mark.parametrize("layout", ["timm.pth", "module.pth", "model.pth", "timm.safetensors"])
+def test_weights_files_of_every_layout_load(tmp_path, layout):
+    source = timm.create_model(TINY, num_classes=10)
+    state = {key: value.contiguous() for key, value in source.state_dict().items()}
+    path = tmp_path / layout
+    if layout == "module.pth":
+        torch.save({"state_dict": {f"module.{key}": v for key, v in state.items()}}, path)
+    elif layout == "model.pth":  # DeiT: {"model": ...}, half precision here
+        torch.save({"model": {key: v.half() for key, v in state.items()}}, path)
+    elif layout == "timm.safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    vit = create_vit(TINY, str(path), (224, 224))
+    expected = state["blocks.3.mlp.fc1.weight"]
+    torch.testing.assert_close(
+        vit.blocks[3].mlp.fc1.weight.detach(), expected, rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(vit.pos_embed.detach(), state["pos_embed"], rtol=1e-3, atol=1e-4)
+
+
+def test_dinov2_keys_of_the_original_release_load(tmp_path):
+    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=(56, 56), depth=1)
+    state = {**vit.state_dict(), "mask_token": torch.zeros(1, 384)}
+    path = tmp_path / "dinov2_vits14_pretrain.pth"
+    torch.save(state, path)
+    other = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=(56, 56), depth=1)
+    load_pretrained(other, path)
+    torch.testing.assert_close(other.blocks[0].ls1.gamma, vit.blocks[0].ls1.gamma)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    state = timm.create_model(TINY, num_classes=0).state_dict()
+    state.pop("blocks.0.norm1.weight")
+    state["surplus"] = torch.zeros(1)
+    torch.save(state, tmp_path / "holes.pth")
+    with pytest.raises(ValueError, match="1 are missing .blocks.0.norm1.weight.*surplus"):
+        create_vit(TINY, str(tmp_path / "holes.pth"), (224, 224))
+    with pytest.raises(FileNotFoundError, match="expected a weights file"):
+        create_vit(TINY, str(tmp_path / "none.pth"), (224, 224))
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="expected a weights file, got"):
+        create_vit(TINY, str(tmp_path / "broken.pth"), (224, 224))
+
+
+def test_weights_of_another_width_are_refused(tmp_path):
+    torch.save(timm.create_model(TINY, num_classes=0).state_dict(), tmp_path / "tiny.pth")
+    with pytest.raises(ValueError, match="expected weights of this backbone, got"):
+        create_vit("deit_small_patch16_224", str(tmp_path / "tiny.pth"), (224, 224))
+
+
+def test_local_weights_come_before_a_download(tmp_path, monkeypatch):
+    path = tmp_path / f"{TINY}.fp16.pth"
+    torch.save(timm.create_model(TINY, num_classes=0).state_dict(), path)
+    monkeypatch.setenv("STAC_WEIGHTS", str(tmp_path))
+    assert find_weights(TINY) == path
+    assert create_vit(TINY, "timm", (32, 48)).pos_embed.shape == (1, 1 + 6, 192)
+    assert find_weights("no_such_model") is None
+
+
+def test_normalisation_is_that_of_the_backbone():
+    assert normalisation(TINY) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert normalisation("vit_tiny_patch16_224") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

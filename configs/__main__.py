@@ -23,28 +23,26 @@ STAGE_SECTIONS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the resolved config as TOML, or what a flag asks for."""
     parser = stage_parser("Check a config and print it, every default filled in, as TOML.")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    parser.add_argument(
         "--get",
         nargs="+",
         metavar="KEY",
-        help="print these values instead, one a line, lists with spaces: --get cam.labels",
+        help="print these values only, one a line, lists with spaces: --get cam.labels data.root",
     )
-    what.add_argument(
+    parser.add_argument(
         "--fingerprints",
         action="store_true",
-        help="print for each stage of run_STAC.sh its name and a hash of the settings it needs",
+        help="print for each stage of run_STAC.sh a hash of the settings that its files depend on",
     )
     args = parser.parse_args(argv)
     config = load(args.config, args.set)
+    if not args.get and not args.fingerprints:
+        print(to_toml(config), end="")
+    for key in args.get or ():
+        print(_value(config, key))
     if args.fingerprints:
         for stage, value in stage_fingerprints(config).items():
             print(stage, value)
-    elif args.get:
-        for key in args.get:
-            print(_value(config, key))
-    else:
-        print(to_toml(config), end="")
 
 
 def stage_fingerprints(config: Config) -> dict[str, str]:

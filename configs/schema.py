@@ -78,7 +78,7 @@ class SaliencyConfig:
     folder: str = ""  # external: folder with <name>.png
     blur: float = 0.01  # sigma of the Gaussian that removes noise
     windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
-    percentile: float = 99.5  # of the residual, becomes 1.0
+    percentile: float = 99.9  # two thirds of this percentile of the residual become 1.0
     polarity: str = "auto"  # auto (learnt per class from the labels), both, dark, bright
 
     def __post_init__(self) -> None:
@@ -97,6 +97,7 @@ class TrainConfig:
     backbone: str = "deit_small_patch16_224"  # any timm VisionTransformer
     pretrained: str = "timm"  # timm (download), none, or a .pth/.safetensors file
     patch_size: int = 0  # 0 = the backbone's own
+    depth: int = 0  # keep only the first blocks; 0 = all
     image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
     epochs: int = 80
     max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
@@ -125,7 +126,7 @@ class TrainConfig:
         _check_choice("train.amp", self.amp, AMP_MODES)
         positive = ("epochs", "batch_size", "lr", "head_lr_scale", "attention_layers")
         _check_positive("train", self, *positive, "projection_width", "eval_every")
-        zero_is_off = ("patch_size", "max_steps", "min_lr", "warmup_epochs", "weight_decay")
+        zero_is_off = ("patch_size", "depth", "max_steps", "min_lr", "warmup_epochs", "weight_decay")
         _check_not_negative("train", self, *zero_is_off, "clip_norm", "jitter", "seed")
         _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
         decay_fits = 0 < self.pooling_decay <= 1

@@ -94,6 +94,7 @@ def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> S
         pretrained,
         tuple(settings["image_size"]),
         patch_size=settings["patch_size"],
+        depth=settings["depth"],
         drop_path=settings["drop_path"],
     )
     encoder = ClassTokenViT(

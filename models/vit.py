@@ -19,6 +19,7 @@ from models.weights import find_weights
 
 # Parts of published checkpoints that a localiser has no use for.
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "dist_token", "mask_token")
+MAX_DEPTH = 100  # more blocks than any ViT has
 
 
 class Tokens(NamedTuple):
@@ -132,6 +133,7 @@ def create_vit(
     image_size: tuple[int, int],
     *,
     patch_size: int = 0,
+    depth: int = 0,
     drop_path: float = 0.0,
 ) -> VisionTransformer:
     """Build a timm ViT for one image size, with pretrained weights where asked.
@@ -144,13 +146,15 @@ def create_vit(
         image_size: (H, W), rounded up to whole patches; the position embedding becomes that
             grid's.
         patch_size: 0 for the backbone's own.
+        depth: number of first blocks to keep; 0 for all.
         drop_path: stochastic depth of the last block, rising linearly from 0.
 
     Raises:
         ValueError: no such model, another kind of model, or weights that do not fit.
         FileNotFoundError: no such weights file.
     """
-    options = {"patch_size": patch_size} if patch_size else {}
+    changes = {"patch_size": patch_size, "depth": depth}
+    options = {name: value for name, value in changes.items() if value}
     weights = find_weights(backbone) if pretrained == "timm" else None
     if pretrained not in ("timm", "none"):
         weights = Path(pretrained).expanduser()
@@ -204,7 +208,8 @@ def load_pretrained(vit: VisionTransformer, path: Path) -> None:
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: expected weights of this backbone, got: {reason}") from error
-    unexpected = [key for key in result.unexpected_keys if not key.startswith(UNUSED_KEYS)]
+    unused = (*UNUSED_KEYS, *(f"blocks.{i}." for i in range(len(vit.blocks), MAX_DEPTH)))
+    unexpected = [key for key in result.unexpected_keys if not key.startswith(unused)]
     if result.missing_keys or unexpected:
         raise ValueError(
             f"{path}: expected the weights of this backbone; "

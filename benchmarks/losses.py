@@ -1,0 +1,188 @@
+"""Time and memory of the pixel contrast against a straightforward implementation.
+
+    python -m benchmarks.losses [--json FILE]
+
+Both run forward and backward on the same batch, each in a process of its own. The straightforward
+one upsamples the embedding to the training size and loops over anchors and classes in Python.
+Memory is the growth of the peak over what is held before the first step: resident memory on the
+CPU (after a small step that loads the libraries), allocated memory on a GPU.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from losses.pixel_contrast import pixel_contrast_loss
+
+TEMPERATURE, VALID, HARD = 0.6, 0.5, 0.9
+
+
+class Problem(NamedTuple):
+    """Sizes of one measurement."""
+
+    num_classes: int
+    batch_size: int = 16
+    width: int = 256
+    grid: int = 14
+    size: int = 224
+    num_samples: int = 256  # anchors of a class, and negatives of an anchor
+
+
+class Cost(NamedTuple):
+    """What one forward and backward pass takes."""
+
+    seconds: float
+    megabytes: float
+
+
+WARM_UP = Problem(num_classes=2, batch_size=2, width=8, grid=2, size=16, num_samples=4)
+
+
+def make_batch(problem: Problem, device: str) -> dict[str, torch.Tensor]:
+    """Return inputs in which every class has valid and hard pixels."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    images, classes, size = problem.batch_size, problem.num_classes, problem.size
+    labels = torch.zeros(images, classes)
+    for b in range(images):
+        labels[b, [b % classes, (b + images) % classes]] = 1
+    cams = draw(images, classes, size, size).mul_(labels[:, :, None, None])
+    embedding = draw(images, problem.width, problem.grid, problem.grid) - 0.5
+    batch = {"embedding": embedding, "cams": cams, "labels": labels}
+    batch["saliency"] = draw(images, 1, size, size)
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    batch["embedding"].requires_grad_()
+    return batch
+
+
+def ours(batch: dict[str, torch.Tensor], problem: Problem) -> torch.Tensor:
+    """Return the loss as the project computes it."""
+    return pixel_contrast_loss(
+        **batch,
+        temperature=TEMPERATURE,
+        num_anchors=problem.num_samples,
+        num_negatives=problem.num_samples,
+        valid_threshold=VALID,
+        hard_threshold=HARD,
+        generator=torch.Generator(batch["embedding"].device).manual_seed(0),
+    )
+
+
+def straightforward(batch: dict[str, torch.Tensor], problem: Problem) -> torch.Tensor:
+    """Return the loss of METHOD C written down as it reads."""
+    size = batch["cams"].shape[2:]
+    vectors = F.interpolate(batch["embedding"], size, mode="bilinear", align_corners=False)
+    vectors = vectors.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, E)
+    constants = vectors.detach()
+    scores = batch["cams"] * batch["labels"][:, :, None, None]
+    confidence, label = torch.cat((1 - batch["saliency"], scores), dim=1).max(dim=1)
+    confidence, label = confidence.flatten(), label.flatten()
+    valid = confidence >= VALID
+    members = [((label == k) & valid).nonzero()[:, 0] for k in range(problem.num_classes + 1)]
+    members = [pixels for pixels in members if len(pixels)]
+    prototypes = torch.stack([constants[pixels].mean(dim=0) for pixels in members])
+    terms = []
+    for k, pixels in enumerate(members):
+        hard = pixels[confidence[pixels] < HARD]
+        if len(hard) == 0 or len(members) == 1:
+            continue
+        similarity = F.cosine_similarity(prototypes[k], prototypes) / TEMPERATURE
+        similarity[k] = -torch.inf
+        losses = []
+        chosen = torch.randint(len(hard), (problem.num_samples,), device=hard.device)
+        for anchor in vectors[hard[chosen]]:
+            drawn = similarity.softmax(0).multinomial(problem.num_samples, replacement=True)
+            negatives = []
+            for j, others in enumerate(members):
+                count = int((drawn == j).sum())
+                picked = torch.randint(len(others), (count,), device=others.device)
+                negatives.append(constants[others[picked]])
+            compared = torch.cat((prototypes[k : k + 1], *negatives))  # (1 + N, E)
+            logits = F.cosine_similarity(anchor, compared) / TEMPERATURE
+            losses.append(logits.logsumexp(0) - logits[0])
+        terms.append(torch.stack(losses).mean())
+    return torch.stack(terms).mean()
+
+
+IMPLEMENTATIONS = {"ours": ours, "straightforward": straightforward}
+
+
+def measure(name: str, problem: Problem, device: str, repeats: int) -> Cost:
+    """Run one implementation in this process; the time is that of the fastest pass."""
+    implementation = IMPLEMENTATIONS[name]
+    _step(implementation, WARM_UP, make_batch(WARM_UP, device))
+    batch = make_batch(problem, device)
+    before = _peak_megabytes(device)
+    seconds = min(_step(implementation, problem, batch) for _ in range(repeats))
+    return Cost(seconds, _peak_megabytes(device) - before)
+
+
+def _step(
+    implementation: Callable[[dict[str, torch.Tensor], Problem], torch.Tensor],
+    problem: Problem,
+    batch: dict[str, torch.Tensor],
+) -> float:
+    batch["embedding"].grad = None
+    start = time.perf_counter()
+    implementation(batch, problem).backward()
+    if batch["embedding"].is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _peak_megabytes(device: str) -> float:
+    """Return the peak of this process so far."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss in bytes there
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def in_new_process(*arguments: object) -> Cost:
+    """Call `measure` where no earlier measurement has raised the peak."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table, and write its rows as JSON where a file is named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="file for the rows: row, speedup, memory_ratio")
+    arguments = parser.parse_args(argv)
+    rows = []
+    print(f"{'':24} {'ours':>18} {'straightforward':>18} {'speedup':>8} {'memory':>7}")
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for num_classes in (3, 20):
+            problem = Problem(num_classes)
+            fast = in_new_process("ours", problem, device, 5)
+            slow = in_new_process("straightforward", problem, device, 1)
+            row = {
+                "row": f"pixel contrast, K={num_classes}, {device}",
+                "speedup": slow.seconds / fast.seconds,
+                "memory_ratio": fast.megabytes / slow.megabytes,
+            }
+            rows.append(row)
+            costs = (f"{cost.seconds:7.2f} s {cost.megabytes:5.0f} MB" for cost in (fast, slow))
+            print(
+                f"{row['row']:24} {'  '.join(costs)} "
+                f"{row['speedup']:7.1f}x {row['memory_ratio']:7.3f}"
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Images with pseudo labels: all that the second stage is trained on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from datasets.files import read_image, read_mask
+from datasets.record import Record
+from datasets.transforms import as_image, as_map
+
+
+class DenseSample(TypedDict):
+    """One item; batches add the leading dimension B, and a list of names."""
+
+    image: Tensor  # (3, H, W) float32, normalised
+    mask: Tensor  # (H, W) int64, 0..K and 255
+    name: str
+
+
+class DenseDataset(Dataset):
+    """Reads image and pseudo label of each record and moves both by the same random draw.
+
+    The draw depends on seed, epoch and index alone, not on the number of loader processes.
+    A record's own mask, the ground truth, is never opened.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mask_dir: Path,
+        num_classes: int,
+        transform: v2.Transform,
+        seed: int,
+    ):
+        """Check that every image has its mask.
+
+        Args:
+            records: images.
+            mask_dir: folder with <name>.png, mask values 0..num_classes and 255.
+            num_classes: K foreground classes.
+            transform: of datasets.transforms.
+            seed: of the random draws.
+
+        Raises:
+            FileNotFoundError: masks are missing; names the first five and the total.
+        """
+        missing = [r.name for r in records if not (mask_dir / f"{r.name}.png").is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{mask_dir}: expected a pseudo label for each of {len(records)} images, "
+                f"{len(missing)} are missing: {', '.join(missing[:5])}. "
+                "Run make_pseudo_labels.py first."
+            )
+        self.records = records
+        self.mask_dir = mask_dir
+        self.num_classes = num_classes
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random draws of an epoch; call it before iterating."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> DenseSample:
+        record = self.records[index]
+        path = self.mask_dir / f"{record.name}.png"
+        image = read_image(record.image)
+        mask = read_mask(path, self.num_classes)
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"{path}: expected the size of its image, {image.shape[:2]}, got {mask.shape}. "
+                "Run make_pseudo_labels.py again."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_stream(self.seed, self.epoch, index))
+            image, mask = self.transform(as_image(image), as_map(mask))
+        return DenseSample(image=image, mask=mask[0].long(), name=record.name)
+
+
+def _stream(seed: int, epoch: int, index: int) -> int:
+    """Give every (seed, epoch, index) its own random stream."""
+    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0])

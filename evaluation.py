@@ -1,0 +1,624 @@
+"""Score saliency maps, CAMs, pseudo labels and predictions of a run against pixel masks.
+
+Prints a table and appends one JSON line a result to results.jsonl of the run. Three ways to call,
+the last with the flags of the authors' released script:
+
+  python evaluation.py --config configs/neu_seg.toml --out runs/neu_seg --kind cam
+  python evaluation.py --out runs/neu_seg --table
+  python evaluation.py --list FILE --predict_dir DIR --gt_dir DIR --type npy --num_classes 4 --t .6
+
+Pixels whose mask is 255 are not scored; a 255 in a pseudo label counts as background. A saliency
+map knows no classes: its foreground is painted with the image's label, in an image of several
+classes with the first of them, and a defect-free image stays empty. Map values above the
+threshold are foreground. How the threshold was chosen is part of every result:
+
+  fixed   pseudo_label.threshold of the config
+  auto    found without masks, on the maps of the training split (Otsu's method)
+  oracle  the best of a sweep on the very masks that are scored: an upper bound, not a result
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from configs import Config, fingerprint
+from configs.command_line import load_run, run_stage, stage_parser
+from configs.schema import CAM_TYPES, LABEL_ORIGINS, SPLITS
+from datasets.files import read_cam, read_mask, read_saliency, read_truth
+from datasets.published import read_published_cam, read_published_list
+from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.sources import Data, read_data
+
+GRID = tuple(i / 100 for i in range(101))  # thresholds of the sweep
+CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
+KINDS = {  # kind: (folder in the run, what makes it)
+    "saliency": ("saliency", "make_saliency.py"),
+    "cam": ("cams", "make_cams.py"),
+    "pseudo_label": ("pseudo_labels", "make_pseudo_labels.py"),
+    "segmentation": ("predictions", "segmentation/infer.py"),
+}
+WITH_THRESHOLD = ("saliency", "cam")
+RULES = ("fixed", "auto", "oracle")
+TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classes
+RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule")  # only with --kind
+PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
+PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
+
+
+class Scores(NamedTuple):
+    """What a confusion matrix says, in %.
+
+    Attributes:
+        iou: (K + 1,) float64, background first; NaN where a class is neither in truth nor in
+            prediction. Such classes are left out of every mean.
+        miou: mean of iou.
+        fg_iou: IoU of all foreground classes taken as one; None where there is no foreground.
+        fp: mean over classes, background included, of (P - TP) / (T + P - TP), where T, P and TP
+            count a class' pixels in truth, in prediction and in both. The authors' definition.
+        fn: the same of (T - TP) / (T + P - TP), so miou + fp + fn = 100.
+    """
+
+    iou: np.ndarray
+    miou: float
+    fg_iou: float | None
+    fp: float
+    fn: float
+
+
+class Judged(NamedTuple):
+    """Scores, the threshold they belong to (None for index masks), and how it was chosen."""
+
+    rule: str
+    threshold: float | None
+    scores: Scores
+
+
+class ConfusionMatrix:
+    """Pixel counts, (K + 1, K + 1) int64 in `counts`: rows truth, columns prediction."""
+
+    def __init__(self, num_classes: int, counts: np.ndarray | None = None) -> None:
+        shape = (num_classes + 1, num_classes + 1)
+        self.counts = np.zeros(shape, np.int64) if counts is None else counts
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Count the pixels of one image, or of a batch.
+
+        Args:
+            truth: (..., H, W) mask values; 255 is not counted.
+            prediction: the same shape, mask values; 255 counts as background.
+
+        Raises:
+            ValueError: sizes differ, or a value is neither in 0..K nor 255.
+        """
+        _check_size(prediction.shape, truth.shape)
+        size = len(self.counts)
+        scored = truth != IGNORE
+        columns = np.where(prediction == IGNORE, BACKGROUND, prediction)[scored]
+        index = truth[scored].astype(np.int64) * size + columns
+        highest = max(truth[scored].max(initial=0), columns.max(initial=0))
+        if highest >= size:
+            raise ValueError(
+                f"expected mask values 0..{size - 1} and {IGNORE}, got {highest}. "
+                "Check the number of classes."
+            )
+        self.counts += np.bincount(index, minlength=size * size).reshape(size, size)
+
+    def scores(self) -> Scores:
+        """Return the scores.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        hit = np.diag(self.counts)
+        truth, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        union = truth + predicted - hit
+        if not union.any():
+            raise ValueError(f"masks: expected a pixel to score, got only {IGNORE} or no image.")
+        with np.errstate(invalid="ignore"):  # 0 / 0 marks an absent class
+            iou, fp, fn = (100 * part / union for part in (hit, predicted - hit, truth - hit))
+        miou, fp_mean, fn_mean = (float(np.nanmean(share)) for share in (iou, fp, fn))
+        foreground = self.counts.sum() - self.counts[BACKGROUND, BACKGROUND]
+        fg_iou = float(100 * self.counts[1:, 1:].sum() / foreground) if foreground else None
+        return Scores(iou, miou, fg_iou, fp_mean, fn_mean)
+
+    def miou(self) -> float:
+        """Return the mean IoU in %; see `scores`."""
+        return self.scores().miou
+
+
+class ThresholdSweep:
+    """Confusion matrices of many thresholds from one look at each image.
+
+    The winning class of a pixel does not depend on the threshold, so it is enough to count how
+    many thresholds lie below the winning value.
+
+    Attributes:
+        thresholds: ascending, without repetitions.
+    """
+
+    def __init__(self, thresholds: Iterable[float], num_classes: int) -> None:
+        self.thresholds = tuple(sorted(set(thresholds)))
+        self._levels = np.array(self.thresholds, np.float32)
+        shape = (num_classes + 1, num_classes, len(self.thresholds) + 1)
+        self._counts = np.zeros(shape, np.int64)  # (truth, winning class, thresholds below)
+
+    def update(self, truth: np.ndarray, cam: np.ndarray, classes: np.ndarray) -> None:
+        """Count the pixels of one image.
+
+        Args:
+            truth: (H, W) mask values 0..K; 255 is not counted.
+            cam: (M, H, W) in [0, 1]; M may be 0, then H and W do not matter.
+            classes: (M,) foreground indices in [0, K).
+
+        Raises:
+            ValueError: sizes differ, a class is not in [0, K), or cam is not finite.
+        """
+        shape = self._counts.shape
+        if any(not 0 <= k < shape[1] for k in classes):
+            raise ValueError(
+                f"expected class indices 0..{shape[1] - 1}, got {np.asarray(classes).tolist()}. "
+                "Check the number of classes."
+            )
+        if len(classes):
+            _check_size(cam.shape[1:], truth.shape)
+        else:
+            cam, classes = np.zeros((1, *truth.shape), np.float32), np.zeros(1, np.int64)
+        scored = truth != IGNORE
+        values = cam.max(axis=0)[scored].astype(np.float32)  # (N,)
+        if not np.isfinite(values).all():
+            raise ValueError("expected finite CAM values, got NaN or infinity. Make it anew.")
+        below = np.searchsorted(self._levels, values, side="left")
+        winners = np.asarray(classes)[cam.argmax(axis=0)[scored]]
+        index = np.ravel_multi_index((truth[scored].astype(np.int64), winners, below), shape)
+        self._counts += np.bincount(index, minlength=self._counts.size).reshape(shape)
+
+    def confusion(self, threshold: float) -> ConfusionMatrix:
+        """Return the confusion matrix of `seed_mask` at one of `thresholds`."""
+        place = self.thresholds.index(threshold)
+        size = len(self._counts)
+        counts = np.empty((size, size), np.int64)
+        counts[:, BACKGROUND] = self._counts[..., : place + 1].sum(axis=(1, 2))
+        counts[:, 1:] = self._counts[..., place + 1 :].sum(axis=2)
+        return ConfusionMatrix(size - 1, counts)
+
+    def best(self) -> float:
+        """Return the threshold of the highest mIoU, the lowest of equals: an oracle."""
+        return max(self.thresholds, key=lambda t: self.confusion(t).miou())
+
+
+def seed_mask(cam: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
+    """Turn the CAMs of one image into a seed mask.
+
+    Background competes as the constant score `threshold` (as float32); ties go to background,
+    between classes to the first.
+
+    Args:
+        cam: (M, H, W) in [0, 1], one map per present class; M may be 0.
+        classes: (M,) foreground indices in [0, K), ascending.
+        threshold: background score in [0, 1].
+
+    Returns:
+        (H, W) uint8 mask values: 0 background, k + 1 for foreground class k.
+
+    Raises:
+        ValueError: cam and classes differ in M.
+    """
+    if cam.ndim != 3 or len(cam) != len(classes):
+        raise ValueError(f"cam: expected shape ({len(classes)}, H, W), got {cam.shape}.")
+    if len(classes) == 0:
+        return np.full(cam.shape[1:], BACKGROUND, np.uint8)
+    winners = np.asarray(classes)[cam.argmax(axis=0)] + 1
+    foreground = cam.max(axis=0).astype(np.float32) > np.float32(threshold)
+    return np.where(foreground, winners, BACKGROUND).astype(np.uint8)
+
+
+def pooled_histogram(cams: Iterable[np.ndarray]) -> np.ndarray:
+    """Count the per-pixel maxima of many CAMs in 256 levels, level = round(255 * value).
+
+    Args:
+        cams: (M, H, W) in [0, 1] each; those with M = 0 are passed over.
+
+    Returns:
+        (256,) int64.
+    """
+    histogram = np.zeros(256, np.int64)
+    for cam in cams:
+        if len(cam):
+            levels = np.rint(255 * np.clip(cam.max(axis=0), 0, 1)).astype(np.int64)
+            histogram += np.bincount(levels.ravel(), minlength=256)
+    return histogram
+
+
+def auto_threshold(histogram: np.ndarray) -> float:
+    """Find a threshold without masks: Otsu's method on a histogram of values.
+
+    Takes the cut that maximises the variance between the two sides (Otsu 1979, eq. 18), the
+    lowest of equals.
+
+    Args:
+        histogram: (L,) counts; entry i counts the values at i / (L - 1).
+
+    Returns:
+        Threshold in (0, 1), halfway between the two occupied levels the cut separates.
+
+    Raises:
+        ValueError: fewer than two levels are occupied, so there is nothing to separate.
+    """
+    occupied = np.flatnonzero(histogram)
+    if len(occupied) < 2:
+        raise ValueError(
+            f"maps: expected two or more different values, got {len(occupied)}. "
+            "Check the maps or give a fixed threshold."
+        )
+    counts = histogram[occupied].astype(np.float64)
+    low_count = np.cumsum(counts)[:-1]
+    low_sum = np.cumsum(counts * occupied)[:-1]
+    high_count = counts.sum() - low_count
+    high_sum = (counts * occupied).sum() - low_sum
+    between = low_count * high_count * (low_sum / low_count - high_sum / high_count) ** 2
+    cut = int(between.argmax())
+    return float(occupied[cut] + occupied[cut + 1]) / 2 / (len(histogram) - 1)
+
+
+def _check_size(shape: tuple[int, ...], truth_shape: tuple[int, ...]) -> None:
+    if shape != truth_shape:
+        raise ValueError(
+            f"expected the size (H, W) of its mask, {truth_shape}, got {shape}. "
+            "Make it at the image's own size."
+        )
+
+
+def find_maps(
+    folder: Path, names: Sequence[str], suffixes: Sequence[str], remedy: str
+) -> list[Path]:
+    """Return the file of each name in a folder, with the first of the suffixes that is there.
+
+    Raises:
+        FileNotFoundError: some are missing; names the first five and says how many.
+    """
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    found = [next((n + s for s in suffixes if n + s in there), None) for n in names]
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder}: expected a {' or '.join(suffixes)} file for each of {len(names)} images, "
+            f"{len(missing)} are missing: {', '.join(missing[:5])}. {remedy}"
+        )
+    return [folder / file for file in found]
+
+
+def _read_map(path: Path, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Read a CAM file, or a saliency map painted with the first of its image's classes."""
+    if path.suffix in PICTURE_SUFFIXES:
+        painted = np.array(classes[:1], np.int64)
+        return np.repeat(read_saliency(path)[None], len(painted), axis=0), painted
+    cam = read_published_cam(path) if path.suffix == ".npy" else read_cam(path)
+    return cam.cam, cam.classes
+
+
+def _count(
+    counter: ConfusionMatrix | ThresholdSweep,
+    records: Sequence[Record],
+    paths: Sequence[Path],
+    num_classes: int,
+) -> None:
+    for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
+        truth = read_truth(record, num_classes)
+        if isinstance(counter, ConfusionMatrix):
+            found = (read_mask(path, num_classes),)
+        else:
+            found = _read_map(path, record.classes)
+        try:
+            counter.update(truth, *found)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
+    """Score one kind of map of a run, print the table and append to results.jsonl."""
+    kind = args.kind
+    split = args.split or ("train" if kind == "pseudo_label" else config.data.eval_split)
+    data = read_data(config.data, out_dir / "labels.csv")
+    records = [record for record in data.split(split) if record.mask is not None]
+    if not records:
+        print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
+        return
+    unscored = [record.name for record in data.split(split) if record.mask is None]
+    if unscored:
+        print(f"{len(unscored)} images have no mask, not scored: {', '.join(unscored[:5])}.")
+
+    cam_type = args.cam_type or config.cam.types[0]
+    labels = args.labels or ("predicted" if kind == "segmentation" else "given")
+    folder, given = (
+        out_dir / _folder(kind, origin, "" if cam_type == config.cam.types[0] else cam_type)
+        for origin in (labels, "given")
+    )
+    paths = _maps_of(folder, kind, records)
+    num_classes = len(data.class_names)
+    if kind in WITH_THRESHOLD:
+        rules = args.threshold_rule or _default_rules(config)
+        thresholds = {"fixed": config.pseudo_label.threshold}
+        if "auto" in rules:
+            # Predicted labels exist to test the localiser; its threshold comes from training.
+            thresholds["auto"] = _auto(given if given.is_dir() else folder, kind, data)
+        sweep = ThresholdSweep((*GRID, *thresholds.values()), num_classes)
+        _count(sweep, records, paths, num_classes)
+        thresholds["oracle"] = sweep.best()
+        judged = [_judged(sweep, rule, thresholds[rule]) for rule in rules]
+        if args.curve:
+            _print_curve(sweep)
+    else:
+        confusion = ConfusionMatrix(num_classes)
+        _count(confusion, records, paths, num_classes)
+        judged = [Judged("none", None, confusion.scores())]
+
+    names = ("background", *data.class_names)
+    print(f"{kind}, {split}, {len(records)} images, labels {labels}: {folder}")
+    _print_scores(judged, names)
+    about = {"kind": kind, "split": split, "images": len(records), "labels": labels}
+    about |= {"cam_type": cam_type} if kind == "cam" else {}
+    origin = {"config_sha": fingerprint(config), "commit": _commit(), "date": _now()}
+    _append(out_dir / "results.jsonl", [{**about, **_row(one, names), **origin} for one in judged])
+
+
+def _default_rules(config: Config) -> tuple[str, ...]:
+    fixed = ("fixed",) if config.pseudo_label.threshold_rule == "fixed" else ()
+    return (*fixed, "auto", "oracle")
+
+
+def _folder(kind: str, labels: str, other_type: str) -> str:
+    """Return the folder of a kind; `other_type` is a CAM type beside the main one."""
+    if kind != "cam":
+        return KINDS[kind][0]
+    parts = (KINDS[kind][0], other_type, "predicted" if labels == "predicted" else "")
+    return "_".join(filter(None, parts))
+
+
+def _maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
+    suffixes = CAM_SUFFIXES if kind == "cam" else PICTURE_SUFFIXES
+    return find_maps(folder, [r.name for r in records], suffixes, f"Run {KINDS[kind][1]} first.")
+
+
+def _auto(folder: Path, kind: str, data: Data) -> float:
+    """Return the auto threshold of the training split's maps; no mask is opened."""
+    records = [r for r in data.split("train") if kind == "cam" or r.classes]
+    paths = _maps_of(folder, kind, records)
+    progress = tqdm(zip(records, paths, strict=True), "auto", len(paths), disable=None)
+    histogram = pooled_histogram(_read_map(path, r.classes)[0] for r, path in progress)
+    try:
+        threshold = auto_threshold(histogram)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    print(f"auto threshold {threshold:.4f}, from {len(paths)} training maps in {folder}")
+    return threshold
+
+
+def _judged(sweep: ThresholdSweep, rule: str, threshold: float) -> Judged:
+    return Judged(rule, threshold, sweep.confusion(threshold).scores())
+
+
+def score_published(args: argparse.Namespace) -> None:
+    """Score files under the flags of the authors' script; prints 12 significant digits."""
+    for flag in ("list", "gt_dir"):
+        if getattr(args, flag) is None:
+            raise ValueError(f"--{flag}: expected a path beside --predict_dir, got none.")
+    names = read_published_list(Path(args.list))
+    num_mask_classes = 21 if args.num_classes is None else args.num_classes
+    if not 2 <= num_mask_classes <= IGNORE:
+        raise ValueError(f"--num_classes: expected 2..{IGNORE}, got {num_mask_classes}.")
+    num_classes = num_mask_classes - 1
+    masks = find_maps(Path(args.gt_dir), names, PICTURE_SUFFIXES, "Check --gt_dir.")
+    records = [
+        Record(name, image=mask, classes=(), mask=mask)
+        for name, mask in zip(names, masks, strict=True)
+    ]
+    if args.sal_dir:
+        print("--sal_dir is accepted for old command lines; scoring does not use it.")
+    suffixes = CAM_SUFFIXES[::-1] if args.type == "npy" else PICTURE_SUFFIXES
+    paths = find_maps(Path(args.predict_dir), names, suffixes, "Check --predict_dir.")
+    if args.type == "npy":
+        sweep = ThresholdSweep(_published_thresholds(args), num_classes)
+        _count(sweep, records, paths, num_classes)
+        if args.curve:
+            _print_curve(sweep)
+        judged = _judged(sweep, "oracle" if args.curve else "fixed", sweep.best())
+        note = ", the best mIoU on these masks" if args.curve else ""
+        print(f"t = {judged.threshold:g}{note}")
+    else:
+        confusion = ConfusionMatrix(num_classes)
+        _count(confusion, records, paths, num_classes)
+        judged = Judged("none", None, confusion.scores())
+
+    row = _row(judged, ("background", *(f"class {k}" for k in range(1, num_mask_classes))))
+    means = {"mIoU": row["miou"], "FP": row["fp"], "FN": row["fn"]}
+    for name, value in (row["iou"] | means).items():
+        print(f"{name:<12}{value:#.12g}")
+    if row["absent"]:
+        print(f"neither in masks nor predicted, left out: {', '.join(row['absent'])}")
+    if args.logfile:
+        inputs = {"list": args.list, "predict_dir": args.predict_dir, "images": len(names)}
+        about = {"comment": args.comment or "", **inputs, "commit": _commit(), "date": _now()}
+        _append(Path(args.logfile), [{**about, **row}])
+
+
+def _published_thresholds(args: argparse.Namespace) -> list[float]:
+    if not args.curve:
+        if args.t is None or not 0 <= args.t <= 1:
+            raise ValueError(f"--t: expected a threshold from 0 to 1, got {args.t}.")
+        return [args.t]
+    start, end = args.start or 0, 60 if args.end is None else args.end
+    if not 0 <= start <= end <= 100:
+        raise ValueError(f"--start, --end: expected 0 <= start <= end <= 100, got {start}, {end}.")
+    return [percent / 100 for percent in range(start, end + 1)]
+
+
+def _row(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
+    rule, threshold, scores = judged
+    absent = [name for name, iou in zip(names, scores.iou, strict=True) if np.isnan(iou)]
+    iou = {name: float(iou) for name, iou in zip(names, scores.iou, strict=True)}
+    return {
+        "threshold": threshold,
+        "threshold_rule": rule,
+        "iou": {name: value for name, value in iou.items() if name not in absent},
+        **{"miou": scores.miou, "fg_iou": scores.fg_iou, "fp": scores.fp, "fn": scores.fn},
+        "absent": absent,
+    }
+
+
+def _print_curve(sweep: ThresholdSweep) -> None:
+    print("threshold    mIoU  fg IoU      FP      FN")
+    for threshold in sweep.thresholds:
+        scores = sweep.confusion(threshold).scores()
+        print(f"{threshold:9.4f}" + "".join(f"{_percent(mean):>8}" for mean in scores[1:]))
+
+
+def _print_scores(judged: Sequence[Judged], names: Sequence[str]) -> None:
+    """Print one line a class and one column a threshold rule."""
+    columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
+    heads = [
+        "IoU" if one.threshold is None else f"{one.rule} {one.threshold:.3f}" for one in judged
+    ]
+    titles = (*names, "mIoU", "fg IoU", "FP", "FN")
+    width = max(map(len, titles))
+    print(f"{'class':<{width}}" + "".join(f"{head:>16}" for head in heads))
+    for title, *values in zip(titles, *columns, strict=True):
+        print(f"{title:<{width}}" + "".join(f"{_percent(value):>16}" for value in values))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
+
+
+def results_table(path: Path) -> str:
+    """Return the latest result of each kind, split, labels and threshold rule as Markdown.
+
+    Raises:
+        FileNotFoundError: no results yet.
+        ValueError: a line is not a result.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected results. Run evaluation.py with --kind first.")
+    latest: dict[tuple[Any, ...], dict[str, str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            latest[_place(row)] = _cells(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
+                "Remove the line."
+            ) from error
+    rows = [latest[place] for place in sorted(latest)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [c for c in columns if c not in TABLE_END] + list(TABLE_END)
+    widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}
+    lines = [dict(zip(columns, columns, strict=True)), {c: "-" * widths[c] for c in columns}, *rows]
+    return "\n".join(
+        "| " + " | ".join(line.get(c, "-").ljust(widths[c]) for c in columns) + " |"
+        for line in lines
+    )
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return where a result stands in the table; of equal places the latest result counts."""
+    stage, split = list(KINDS).index(row["kind"]), SPLITS.index(row["split"])
+    return stage, row.get("cam_type", ""), row["labels"], split, row["threshold_rule"]
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
+    threshold = row["threshold"]
+    chosen = "-" if threshold is None else f"{threshold:.3f} ({row['threshold_rule']})"
+    start = {"stage": stage, "split": row["split"], "labels": row["labels"]}
+    ious = {name: _percent(iou) for name, iou in row["iou"].items()}
+    end = (_percent(row["miou"]), _percent(row["fg_iou"]), chosen)
+    return start | ious | dict(zip(TABLE_END, end, strict=True))
+
+
+def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = stage_parser(__doc__)
+    add = parser.add_argument
+    add("--kind", choices=tuple(KINDS), help="what to score of the run folder")
+    add("--table", action="store_true", help="print the latest results of the run as Markdown")
+    add = parser.add_argument_group("with --kind").add_argument
+    splits = "(default: data.eval_split; pseudo_label: train)"
+    add("--split", choices=SPLITS, help=f"images to score {splits}")
+    add("--labels", choices=LABEL_ORIGINS, help="CAMs of which image labels (default: given)")
+    add("--cam-type", choices=CAM_TYPES, help="CAMs of which type (default: first of cam.types)")
+    rules = "how thresholds are chosen (default: auto oracle, and fixed if the config says so)"
+    add("--threshold-rule", nargs="+", choices=RULES, help=rules)
+    curve = "print the scores of every threshold"
+    add("--curve", nargs="?", const="True", choices=("True", "False"), help=curve)
+    add = parser.add_argument_group("flags of the authors' released script").add_argument
+    add("--predict_dir", metavar="DIR", help="files to score, <name>.npy or <name>.png")
+    add("--list", metavar="FILE", help="text file with one image name a line")
+    add("--gt_dir", metavar="DIR", help="index masks <name>.png")
+    add("--sal_dir", metavar="DIR", help="accepted, not used")
+    add("--type", choices=("npy", "png"), help="CAMs or index masks (default: png)")
+    add("--t", type=float, help="background threshold from 0 to 1, for npy")
+    add("--start", type=int, help="with --curve: first threshold in %% (default: 0)")
+    add("--end", type=int, help="with --curve: last threshold in %% (default: 60)")
+    add("--num_classes", type=int, help="classes, background included (default: 21)")
+    add("--logfile", metavar="FILE", help="append the result as a JSON line")
+    add("--comment", help="text kept with the result")
+    return parser
+
+
+def _refuse_useless_flags(args: argparse.Namespace) -> None:
+    flags = RUN_FLAGS if args.predict_dir else PUBLISHED_FLAGS
+    if not args.predict_dir:
+        flags += () if args.kind == "cam" else ("labels", "cam_type")
+        flags += () if args.kind in WITH_THRESHOLD else ("threshold_rule", "curve")
+    given = [flag for flag in flags if getattr(args, flag) is not None]
+    if given:
+        mode = next(f"--{m}" for m in ("kind", "table", "predict_dir") if getattr(args, m))
+        raise ValueError(f"{', '.join(given)}: expected no such flag with {mode}. Leave it out.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score a run, print its table, or score files under the authors' flags."""
+    args = _parser().parse_args(argv)
+    if sum(map(bool, (args.kind, args.table, args.predict_dir))) != 1:
+        raise ValueError("expected one of --kind, --table and --predict_dir. See --help.")
+    _refuse_useless_flags(args)
+    args.curve = args.curve == "True"
+    if args.predict_dir:
+        score_published(args)
+        return
+    config, out_dir = load_run(args)
+    if args.table:
+        print(results_table(out_dir / "results.jsonl"))
+    else:
+        score_run(config, out_dir, args)
+
+
+if __name__ == "__main__":
+    run_stage(main)

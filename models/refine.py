@@ -1,0 +1,66 @@
+"""Refinement of maps by the image they lie on."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DILATIONS = (1, 2, 4, 8)
+# Of the local deviation: how far colours may differ before pixels stop sharing values.
+SHARPNESS = 0.1
+OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+
+
+@torch.no_grad()
+def pixel_adaptive_refinement(
+    image: Tensor, maps: Tensor, iterations: int = 10, dilations: Sequence[int] = DILATIONS
+) -> Tensor:
+    """Average each pixel's map values with neighbours of like colour, again and again.
+
+    The weight of a neighbour is softmax(-|difference| / (SHARPNESS * local deviation)), mean over
+    the channels (PAMR: Araslanov and Roth, "Single-Stage Semantic Segmentation from Image
+    Labels", CVPR 2020, section 3.3).
+
+    Args:
+        image: (3, H, W) float, any range.
+        maps: (M, H, W) float; M may be 0.
+        iterations: each widens the reach by the largest dilation.
+        dilations: distances of the 8 neighbours, in pixels.
+
+    Returns:
+        (M, H, W), within the range of `maps`.
+
+    Raises:
+        ValueError: image and maps differ in size.
+    """
+    if image.shape[1:] != maps.shape[1:]:
+        raise ValueError(
+            f"maps: expected the size of the image, {tuple(image.shape[1:])}, got "
+            f"{tuple(maps.shape[1:])}."
+        )
+    if not len(maps):
+        return maps
+    neighbours = _neighbours(image, dilations)  # (n, 3, H, W)
+    deviation = torch.cat([neighbours, image[None]]).std(dim=0)
+    distance = (neighbours - image).abs() / (SHARPNESS * deviation + 1e-8)
+    weights = torch.softmax(-distance.mean(dim=1), dim=0)  # (n, H, W)
+    for _ in range(iterations):
+        maps = torch.einsum("nhw,nmhw->mhw", weights, _neighbours(maps, dilations))
+    return maps
+
+
+def _neighbours(values: Tensor, dilations: Sequence[int]) -> Tensor:
+    """Return each pixel's 8 neighbours at each distance, (8 * len(dilations), C, H, W).
+
+    Beyond the border the border's values go on.
+    """
+    height, width = values.shape[1:]
+    reach = max(dilations)
+    padded = F.pad(values[None], (reach,) * 4, mode="replicate")[0]
+    shifted = []
+    for dilation in dilations:
+        for y, x in OFFSETS:
+            top, left = reach + y * dilation, reach + x * dilation
+            shifted.append(padded[:, top : top + height, left : left + width])
+    return torch.stack(shifted)

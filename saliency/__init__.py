@@ -1,0 +1,1 @@
+"""Saliency maps made from images and image labels alone, without pixel masks."""

@@ -1,0 +1,639 @@
+"""Scores against hand counts, the sweep against single thresholds, and every call of the script."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import evaluation
+from configs import fingerprint, load
+from datasets.files import Cam, read_mask, write_cam, write_image, write_mask, write_saliency
+from datasets.published import read_published_cam
+from evaluation import (
+    ConfusionMatrix,
+    ThresholdSweep,
+    auto_threshold,
+    pooled_histogram,
+    results_table,
+    seed_mask,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = Path(os.environ.get("STAC_SHARED", ROOT.parent / "shared")) / "published_cams"
+needs_published = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="no published_cams; set STAC_SHARED to the folder that holds it"
+)
+
+# Of class 0, 1, 2 (pixels): truth 2, 2, 1; predicted 1, 2, 2; both 1, 1, 1; either 2, 3, 2.
+TRUTH = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
+PREDICTION = np.array([[0, 1, 1], [2, 2, 1]], np.uint8)
+
+
+def test_scores_match_a_hand_count():
+    confusion = ConfusionMatrix(2)
+    confusion.update(TRUTH, PREDICTION)
+    assert confusion.counts.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
+    scores = confusion.scores()
+    assert scores.iou == pytest.approx([100 / 2, 100 / 3, 100 / 2])
+    assert scores.miou == confusion.miou() == pytest.approx(400 / 9)  # (1/2 + 1/3 + 1/2) / 3
+    assert scores.fp == pytest.approx(500 / 18)  # (0/2 + 1/3 + 1/2) / 3
+    assert scores.fn == pytest.approx(500 / 18)  # (1/2 + 1/3 + 0/2) / 3
+    assert scores.fg_iou == pytest.approx(75)  # 3 pixels foreground in both, 4 in either
+
+
+def test_iou_fp_and_fn_make_up_a_whole():
+    confusion = ConfusionMatrix(2, np.array([[50, 3, 2], [7, 11, 5], [1, 0, 13]], np.int64))
+    scores = confusion.scores()
+    assert scores.miou + scores.fp + scores.fn == pytest.approx(100)
+
+
+def test_batches_count_like_their_images():
+    batch = ConfusionMatrix(2)
+    batch.update(np.stack([TRUTH, TRUTH.T.reshape(2, 3)]), np.stack([PREDICTION, PREDICTION]))
+    single = ConfusionMatrix(2)
+    single.update(TRUTH, PREDICTION)
+    single.update(TRUTH.T.reshape(2, 3), PREDICTION)
+    assert np.array_equal(batch.counts, single.counts)
+
+
+def test_uncertain_predictions_count_as_background():
+    confusion = ConfusionMatrix(1)
+    confusion.update(np.array([[0, 1]], np.uint8), np.array([[255, 255]], np.uint8))
+    assert confusion.counts.tolist() == [[1, 0], [1, 0]]
+
+
+def test_counts_are_int64_and_hold_more_than_32_bits():
+    confusion = ConfusionMatrix(1, np.full((2, 2), 2**40, np.int64))
+    confusion.update(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8))
+    assert confusion.counts.dtype == np.int64
+    assert confusion.counts[0, 0] == 2**40 + 1
+    assert confusion.scores().iou == pytest.approx([100 / 3, 100 / 3])
+
+
+def test_absent_class_is_left_out_of_every_mean():
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.array([[0, 1, 1, 1]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8))
+    scores = confusion.scores()
+    assert np.isnan(scores.iou[2])
+    assert scores.miou == pytest.approx((100 / 2 + 200 / 3) / 2)
+    assert scores.fp == pytest.approx((100 / 2 + 0) / 2)
+    assert scores.fn == pytest.approx((0 + 100 / 3) / 2)
+
+
+def test_foreground_iou_is_none_without_foreground():
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.zeros((2, 3), np.uint8), np.zeros((2, 3), np.uint8))
+    assert confusion.scores().fg_iou is None
+    assert confusion.scores().miou == 100
+
+
+def test_nothing_to_score_is_an_error():
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.full((2, 3), 255, np.uint8), np.zeros((2, 3), np.uint8))
+    with pytest.raises(ValueError, match="masks: expected a pixel to score, got only 255"):
+        confusion.scores()
+
+
+def test_sizes_and_classes_are_checked():
+    with pytest.raises(ValueError, match=r"size \(H, W\) of its mask, \(2, 3\), got \(3, 2\)"):
+        ConfusionMatrix(2).update(TRUTH, PREDICTION.T)
+    for truth, prediction in ((TRUTH, PREDICTION + 1), (TRUTH + (TRUTH == 2), PREDICTION)):
+        with pytest.raises(ValueError, match=r"expected mask values 0\.\.2 and 255, got 3"):
+            ConfusionMatrix(2).update(truth, prediction)
+    sweep = ThresholdSweep([0.5], 2)
+    with pytest.raises(ValueError, match=r"size \(H, W\) of its mask, \(2, 3\), got \(3, 2\)"):
+        sweep.update(TRUTH, np.zeros((1, 3, 2), np.float32), [0])
+    with pytest.raises(ValueError, match=r"expected class indices 0\.\.1, got \[0, 2\]"):
+        sweep.update(TRUTH, np.zeros((2, 2, 3), np.float32), [0, 2])
+    with pytest.raises(ValueError, match="expected finite CAM values, got NaN"):
+        sweep.update(TRUTH, np.full((1, 2, 3), np.nan, np.float32), [0])
+
+
+def test_seed_is_the_highest_class_above_the_threshold_and_ties_go_to_background():
+    cam = np.array([[[0.2, 0.6, 0.7, 0.9]], [[0.1, 0.5, 0.8, 0.9]]], np.float32)
+    # 0.2 lies below; 0.6 is a tie with the background; 0.8 wins; 0.9 twice: the first class.
+    assert seed_mask(cam, np.array([0, 4]), 0.6).tolist() == [[0, 0, 5, 1]]
+    assert seed_mask(cam, np.array([0, 4]), 0.6).dtype == np.uint8
+    assert seed_mask(cam[:0], np.zeros(0, np.int64), 0.6).tolist() == [[0, 0, 0, 0]]
+    with pytest.raises(ValueError, match=r"cam: expected shape \(1, H, W\), got \(2, 1, 4\)"):
+        seed_mask(cam, np.array([0]), 0.6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 13), st.integers(1, 9), st.integers(0, 3))
+def test_threshold_sweep_equals_single_threshold_runs(seed, height, width, num_maps):
+    rng = np.random.default_rng(seed)
+    thresholds = [0.0, 0.1, 0.3, 0.6, 0.66, 1.0]
+    sweep = ThresholdSweep(thresholds, 3)
+    single = {t: ConfusionMatrix(3) for t in thresholds}
+    for _ in range(2):
+        truth = rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), (height, width))
+        # Values in tenths: many are ties, with the background and between classes.
+        cam = (rng.integers(0, 11, (num_maps, height, width)) / 10).astype(np.float32)
+        classes = np.sort(rng.permutation(3)[:num_maps])
+        sweep.update(truth, cam, classes)
+        for t, confusion in single.items():
+            confusion.update(truth, seed_mask(cam, classes, t))
+    for t, confusion in single.items():
+        assert np.array_equal(sweep.confusion(t).counts, confusion.counts)
+
+
+def test_best_threshold_of_a_sweep_has_the_highest_miou():
+    sweep = ThresholdSweep([0.2, 0.4, 0.6, 0.8], 1)
+    cam = np.array([[[0.1, 0.3, 0.5, 0.7]]], np.float32)
+    sweep.update(np.array([[0, 0, 0, 1]], np.uint8), cam, [0])
+    assert sweep.best() == 0.6
+    assert sweep.confusion(0.6).miou() == 100
+
+
+def test_cam_without_classes_is_background_whatever_its_size():
+    sweep = ThresholdSweep([0.0, 0.5], 2)
+    sweep.update(TRUTH, np.zeros((0, 0, 0), np.float32), np.zeros(0, np.int64))
+    for threshold in (0.0, 0.5):
+        assert sweep.confusion(threshold).counts[:, 0].tolist() == [2, 2, 1]
+        assert sweep.confusion(threshold).counts[:, 1:].sum() == 0
+
+
+def slow_otsu(histogram: np.ndarray) -> float:
+    """Try every cut: the first with the largest variance between its sides, in plain loops."""
+    best, cut = -1.0, None
+    for level in range(len(histogram) - 1):
+        sides = ([], [])
+        for i, count in enumerate(histogram):
+            sides[i > level].append((i, float(count)))
+        sizes = [sum(c for _, c in side) for side in sides]
+        if min(sizes) == 0:
+            continue
+        means = [sum(i * c for i, c in side) / n for side, n in zip(sides, sizes, strict=True)]
+        variance = sizes[0] * sizes[1] * (means[0] - means[1]) ** 2
+        if variance > best * (1 + 1e-12):
+            best, cut = variance, level
+    below = max(i for i in range(cut + 1) if histogram[i])
+    above = min(i for i in range(cut + 1, len(histogram)) if histogram[i])
+    return (below + above) / 2 / (len(histogram) - 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_auto_threshold_matches_a_loop_over_all_cuts(seed):
+    rng = np.random.default_rng(seed)
+    histogram = rng.integers(0, 1000, 256) * (rng.random(256) < (0.05, 0.3, 0.9, 1)[seed])
+    assert auto_threshold(histogram) == pytest.approx(slow_otsu(histogram), abs=1e-12)
+
+
+def test_auto_threshold_lies_halfway_between_two_values():
+    histogram = np.zeros(256, np.int64)
+    histogram[[51, 204]] = 900, 100
+    assert auto_threshold(histogram) == pytest.approx(127.5 / 255)
+
+
+@pytest.mark.parametrize("occupied", [[], [7]])
+def test_auto_threshold_needs_two_values(occupied):
+    histogram = np.zeros(256, np.int64)
+    histogram[occupied] = 5
+    with pytest.raises(ValueError, match=f"two or more different values, got {len(occupied)}"):
+        auto_threshold(histogram)
+
+
+def test_histogram_pools_the_maxima_of_images_with_classes():
+    cams = [np.array([[[0.0, 0.2]], [[1.0, 0.1]]]), np.zeros((0, 4, 4)), np.array([[[0.2]]])]
+    histogram = pooled_histogram(cams)
+    assert {int(i): int(histogram[i]) for i in np.flatnonzero(histogram)} == {51: 2, 255: 1}
+    assert histogram.shape == (256,)
+
+
+# A run on three training and two test pictures of 4 x 5 pixels in the NEU-Seg layout. Test
+# image 1t: inclusion in 8 pixels; 2t: inclusion in 4 pixels, scratches in 4. No patches in test.
+NAMES = ("background", "inclusion", "patches", "scratches")
+KEYS = {"kind", "split", "images", "labels", "threshold", "threshold_rule", "iou", "miou", "fg_iou"}
+KEYS |= {"fp", "fn", "config_sha", "commit", "date", "absent"}
+
+
+def columns(*values: int) -> np.ndarray:
+    return np.repeat(np.array([values], np.uint8), 4, axis=0)
+
+
+MASKS = {
+    "1": columns(1, 1, 0, 0, 0),
+    "2": columns(0, 2, 2, 2, 0),
+    "3": columns(0, 0, 0, 0, 0),
+    "1t": columns(1, 1, 0, 0, 0),
+    "2t": columns(1, 0, 0, 0, 3),
+}
+
+
+class Run:
+    def __init__(self, folder: Path) -> None:
+        self.data, self.out = folder / "data", folder / "run"
+        for name, mask in MASKS.items():
+            part = "test" if name.endswith("t") else "training"
+            write_image(self.data / f"images/{part}/{name[0]}.jpg", np.zeros((4, 5, 3), np.uint8))
+            write_mask(self.data / f"annotations/{part}/{name[0]}.png", mask)
+            self.write_cam(name)
+            write_saliency(self.out / f"saliency/{name}.png", np.where(mask, 200, 50) / 255)
+        self.sets = [f"data.root={self.data}", "data.source=neu_seg"]
+
+    def write_cam(self, name: str, folder: str = "cams", high: float = 0.8) -> Path:
+        classes = [k for k in range(3) if (MASKS[name] == k + 1).any()]
+        maps = [np.where(MASKS[name] == k + 1, high, 0.2) for k in classes]
+        cam = np.stack(maps) if maps else np.zeros((0, 4, 5))
+        path = self.out / folder / f"{name}.npz"
+        write_cam(path, Cam(cam, np.array(classes, np.int64), np.zeros(3)))
+        return path
+
+    def evaluate(self, *flags: str) -> None:
+        evaluation.main([*flags, "--out", str(self.out), "--set", *self.sets])
+
+    def rows(self) -> list[dict]:
+        path = self.out / "results.jsonl"
+        return (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        )
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def test_cams_are_scored_with_auto_and_oracle_threshold(run, capsys):
+    run.evaluate("--kind", "cam")
+    auto, oracle = run.rows()
+    assert set(auto) == set(oracle) == KEYS | {"cam_type"}
+    config = load(ROOT / "configs/sample.toml", run.sets)
+    assert auto["config_sha"] == fingerprint(config)
+    assert (auto["kind"], auto["split"], auto["labels"]) == ("cam", "test", "given")
+    assert (auto["images"], auto["cam_type"], auto["absent"]) == (2, "patchcam", ["patches"])
+    assert auto["iou"] == {"background": 100, "inclusion": 100, "scratches": 100}
+    assert (auto["miou"], auto["fg_iou"], auto["fp"], auto["fn"]) == (100, 100, 0, 0)
+    assert auto["threshold_rule"] == "auto"
+    assert auto["threshold"] == pytest.approx((51 + 204) / 2 / 255)  # 0.2 and 0.8 of 255
+    assert (oracle["threshold_rule"], oracle["threshold"]) == ("oracle", 0.2)  # float16(.2) < .2
+    assert auto["date"].endswith("+00:00")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["class", "auto", "0.500", "oracle", "0.200"] in lines
+    assert ["patches", "-", "-"] in lines
+    assert ["mIoU", "100.00", "100.00"] in lines
+
+
+def test_auto_threshold_comes_from_training_whatever_is_scored(run):
+    for name in ("1t", "2t"):
+        run.write_cam(name, high=0.4)  # below the 0.5 that separates the training maps
+    run.evaluate("--kind", "cam", "--threshold-rule", "auto")
+    (row,) = run.rows()
+    assert row["threshold"] == pytest.approx(0.5)
+    assert row["iou"]["inclusion"] == 0
+
+
+def test_fixed_rule_takes_the_threshold_of_the_config(run):
+    run.sets += ["pseudo_label.threshold_rule=fixed", "pseudo_label.threshold=0.7"]
+    run.evaluate("--kind", "cam")
+    assert [row["threshold_rule"] for row in run.rows()] == ["fixed", "auto", "oracle"]
+    assert run.rows()[0]["threshold"] == 0.7
+
+
+def test_predicted_labels_and_other_types_have_their_folders(run):
+    for name in ("1t", "2t"):
+        run.write_cam(name, "cams_predicted", high=0.4)
+        run.write_cam(name, "cams_fused_predicted", high=0.6)
+    run.evaluate("--kind", "cam", "--labels", "predicted", "--threshold-rule", "auto", "fixed")
+    run.evaluate(
+        *("--kind", "cam", "--cam-type", "fused", "--labels", "predicted"),
+        *("--threshold-rule", "oracle"),
+    )
+    auto, fixed, fused = run.rows()
+    assert auto["labels"] == fused["labels"] == "predicted"
+    assert auto["threshold"] == pytest.approx(0.5)  # of cams/, made with the given labels
+    assert (auto["fg_iou"], fixed["threshold"]) == (0, 0.6)
+    assert (fused["cam_type"], fused["fg_iou"]) == ("fused", 100)
+
+
+def test_auto_threshold_without_given_cams_comes_from_the_scored_folder(run):
+    for name in MASKS:
+        run.write_cam(name, "cams_predicted", high=0.4)
+    for path in (run.out / "cams").iterdir():
+        path.unlink()
+    (run.out / "cams").rmdir()
+    run.evaluate("--kind", "cam", "--labels", "predicted", "--threshold-rule", "auto")
+    assert run.rows()[0]["threshold"] == pytest.approx((51 + 102) / 2 / 255)
+
+
+def test_the_authors_cam_files_are_scored_in_a_run_too(run):
+    for name in ("1t", "2t"):
+        (run.out / f"cams/{name}.npz").unlink()
+        maps = {
+            k: np.where(MASKS[name] == k + 1, 0.8, 0.2).astype(np.float32)
+            for k in range(3)
+            if (MASKS[name] == k + 1).any()
+        }
+        np.save(run.out / f"cams/{name}.npy", maps, allow_pickle=True)
+    run.evaluate("--kind", "cam", "--threshold-rule", "auto")
+    assert run.rows()[0]["miou"] == 100
+
+
+def test_saliency_is_painted_with_the_first_class_of_the_label(run):
+    run.evaluate("--kind", "saliency", "--threshold-rule", "auto")
+    (row,) = run.rows()
+    assert set(row) == KEYS
+    assert row["threshold"] == pytest.approx(125 / 255)  # maps hold 50 and 200
+    # Inclusion: truth 8 + 4 pixels, painted 8 + 8. Scratches: truth 4, painted 0.
+    assert row["iou"] == pytest.approx({"background": 100, "inclusion": 75, "scratches": 0})
+    assert row["miou"] == pytest.approx(175 / 3)
+    assert row["fp"] == pytest.approx((0 + 25 + 0) / 3)
+    assert row["fn"] == pytest.approx((0 + 0 + 100) / 3)
+    assert row["fg_iou"] == 100
+
+
+def test_saliency_of_defect_free_images_is_neither_scored_nor_pooled(run):
+    write_saliency(run.out / "saliency/3.png", np.ones((4, 5)))
+    run.evaluate("--kind", "saliency", "--split", "train", "--threshold-rule", "auto")
+    (row,) = run.rows()
+    assert row["threshold"] == pytest.approx(125 / 255)
+    assert (row["images"], row["miou"], row["absent"]) == (3, 100, ["scratches"])
+
+
+def test_pseudo_labels_are_scored_on_train_with_255_as_background(run):
+    for name in ("1", "2", "3"):
+        write_mask(run.out / f"pseudo_labels/{name}.png", MASKS[name])
+    uncertain = columns(1, 255, 255, 0, 0)
+    write_mask(run.out / "pseudo_labels/1.png", uncertain)
+    run.evaluate("--kind", "pseudo_label")
+    (row,) = run.rows()
+    assert set(row) == KEYS
+    assert (row["split"], row["labels"], row["images"]) == ("train", "given", 3)
+    assert (row["threshold"], row["threshold_rule"]) == (None, "none")
+    # Inclusion: 4 of 8 pixels. Background: 40 pixels, 4 too many.
+    assert row["iou"] == pytest.approx({"background": 4000 / 44, "inclusion": 50, "patches": 100})
+
+
+def test_predictions_of_the_network_are_scored(run):
+    for name in ("1t", "2t"):
+        write_mask(run.out / f"predictions/{name}.png", columns(1, 1, 0, 0, 2))
+    run.evaluate("--kind", "segmentation")
+    (row,) = run.rows()
+    assert (row["kind"], row["labels"], row["absent"]) == ("segmentation", "predicted", [])
+    # Inclusion: truth 12, predicted 16, both 12. Patches: 8 predicted, none there.
+    assert row["iou"]["inclusion"] == pytest.approx(75)
+    assert row["iou"]["patches"] == row["iou"]["scratches"] == 0
+
+
+def test_curve_prints_every_threshold(run, capsys):
+    run.evaluate("--kind", "cam", "--curve")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["0.7000", "100.00", "100.00", "0.00", "0.00"] in lines
+    assert sum(len(line) == 5 and line[0][:2] in ("0.", "1.") for line in lines) >= 101
+
+
+def test_data_without_masks_is_no_error(run, capsys):
+    run.evaluate("--kind", "cam")  # writes labels.csv
+    (run.out / "results.jsonl").unlink()
+    for path in (run.data / "annotations/test").iterdir():
+        path.unlink()
+    run.evaluate("--kind", "cam")
+    assert "neu_seg, test: no masks, so there is nothing to score" in capsys.readouterr().out
+    assert run.rows() == []
+
+
+def test_images_without_mask_are_named(run, capsys):
+    run.evaluate("--kind", "cam")
+    (run.data / "annotations/test/2.png").unlink()
+    run.evaluate("--kind", "cam", "--threshold-rule", "auto")
+    assert "1 images have no mask, not scored: 2t." in capsys.readouterr().out
+    assert run.rows()[-1]["images"] == 1
+
+
+def test_missing_maps_are_collected_and_nothing_is_appended(run):
+    for kind, maker in (("segmentation", "segmentation/infer"), ("pseudo_label", "make_pseudo")):
+        with pytest.raises(FileNotFoundError, match=rf"are missing: .* Run {maker}"):
+            run.evaluate("--kind", kind, "--split", "test")
+    for name in ("1t", "2t"):
+        (run.out / f"saliency/{name}.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match="each of 2 images, 2 are missing: 1t, 2t. Run make_"
+    ):
+        run.evaluate("--kind", "saliency")
+    assert run.rows() == []
+
+
+def test_a_map_of_another_size_is_named(run):
+    write_mask(run.out / "predictions/1t.png", np.zeros((4, 6), np.uint8))
+    write_mask(run.out / "predictions/2t.png", np.zeros((4, 5), np.uint8))
+    message = r"1t\.png: expected the size \(H, W\) of its mask, \(4, 5\), got \(4, 6\)"
+    with pytest.raises(ValueError, match=message):
+        run.evaluate("--kind", "segmentation")
+    write_saliency(run.out / "saliency/2t.png", np.zeros((5, 4)))
+    with pytest.raises(ValueError, match=r"2t\.png: expected the size .* got \(5, 4\)"):
+        run.evaluate("--kind", "saliency")
+    assert run.rows() == []
+
+
+def test_a_wrong_class_count_is_named(run):
+    cam = Cam(np.zeros((1, 4, 5)), np.array([3]), np.zeros(4))
+    write_cam(run.out / "cams/2t.npz", cam)
+    with pytest.raises(ValueError, match=r"2t\.npz: expected class indices 0\.\.2, got \[3\]"):
+        run.evaluate("--kind", "cam")
+    write_mask(run.out / "predictions/1t.png", columns(4, 0, 0, 0, 0))
+    write_mask(run.out / "predictions/2t.png", columns(0, 0, 0, 0, 0))
+    with pytest.raises(ValueError, match=r"1t\.png: expected mask values 0\.\.3 and 255, got 4"):
+        run.evaluate("--kind", "segmentation")
+    assert run.rows() == []
+
+
+def test_constant_training_maps_have_no_auto_threshold(run):
+    for name in MASKS:
+        write_saliency(run.out / f"saliency/{name}.png", np.zeros((4, 5)))
+    with pytest.raises(ValueError, match="saliency: maps: expected two or more different values"):
+        run.evaluate("--kind", "saliency")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected one of --kind, --table and --predict_dir"),
+        (["--kind", "cam", "--table"], "expected one of --kind, --table and --predict_dir"),
+        (["--kind", "cam", "--t", "0"], "t: expected no such flag with --kind"),
+        (["--kind", "saliency", "--labels", "given"], "labels: expected no such flag with --kind"),
+        (["--kind", "segmentation", "--curve"], "curve: expected no such flag with --kind"),
+        (["--table", "--type", "npy"], "type: expected no such flag with --table"),
+        (
+            ["--predict_dir", "x", "--split", "val"],
+            "split: expected no such flag with --predict_dir",
+        ),
+        (["--predict_dir", "x", "--gt_dir", "y"], "--list: expected a path beside --predict_dir"),
+        (["--predict_dir", "x", "--list", "y"], "--gt_dir: expected a path beside --predict_dir"),
+    ],
+)
+def test_flags_without_effect_are_refused(run, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run.evaluate(*flags)
+
+
+def result(**changes: object) -> str:
+    row = {"kind": "cam", "split": "test", "labels": "given", "cam_type": "patchcam"}
+    row |= {"threshold": 0.4321, "threshold_rule": "auto", "miou": 70.126, "fg_iou": 81.0}
+    row |= {"iou": {"background": 90.0, "crack": 50.25}, "absent": ["fray"]}
+    return json.dumps({**row, **changes}) + "\n"
+
+
+def test_table_holds_the_latest_result_of_each_kind(tmp_path):
+    index_mask = {"kind": "segmentation", "threshold": None, "threshold_rule": "none"}
+    index_mask |= {"labels": "predicted", "iou": {"background": 95.0, "crack": 60.0, "fray": 7.0}}
+    lines = [result(**index_mask), result(miou=1.0), result(labels="predicted")]
+    lines += [result(kind="saliency", split="train", fg_iou=None), result()]
+    (tmp_path / "results.jsonl").write_text("".join(lines))
+    table = results_table(tmp_path / "results.jsonl").splitlines()
+    assert len({len(line) for line in table}) == 1  # one width
+    assert set(table.pop(1)) == set("| -")
+    assert [" ".join(line.split()) for line in table] == [
+        "| stage | split | labels | background | crack | fray | mIoU | fg IoU | threshold |",
+        "| saliency | train | given | 90.00 | 50.25 | - | 70.13 | - | 0.432 (auto) |",
+        "| cam (patchcam) | test | given | 90.00 | 50.25 | - | 70.13 | 81.00 | 0.432 (auto) |",
+        "| cam (patchcam) | test | predicted | 90.00 | 50.25 | - | 70.13 | 81.00 | 0.432 (auto) |",
+        "| segmentation | test | predicted | 95.00 | 60.00 | 7.00 | 70.13 | 81.00 | - |",
+    ]
+
+
+def test_table_without_results_has_its_heading(tmp_path):
+    (tmp_path / "results.jsonl").touch()
+    heading, _ = results_table(tmp_path / "results.jsonl").splitlines()
+    assert heading == "| mIoU | fg IoU | threshold |"
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"kind": "cam"}', result(kind="cat").strip()])
+def test_damaged_results_are_named_with_their_line(tmp_path, line):
+    (tmp_path / "results.jsonl").write_text(result() + line + "\n")
+    with pytest.raises(
+        ValueError, match=r"results\.jsonl, line 2: expected a result of evaluation"
+    ):
+        results_table(tmp_path / "results.jsonl")
+
+
+def test_table_flag_prints_the_table_of_the_run(run, capsys):
+    with pytest.raises(FileNotFoundError, match="results.jsonl: expected results. Run evaluation"):
+        run.evaluate("--table")
+    run.evaluate("--kind", "cam", "--threshold-rule", "fixed")
+    capsys.readouterr()
+    run.evaluate("--table")
+    assert capsys.readouterr().out == results_table(run.out / "results.jsonl") + "\n"
+
+
+class Released:
+    """Files and flags of the authors' script, for the test images of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self.folder = run.data.parent / "released"
+        self.masks = self.folder / "masks"
+        for name in ("1t", "2t"):
+            write_mask(self.masks / f"{name}.png", MASKS[name])
+            maps = {k: np.where(MASKS[name] == k + 1, 0.8, 0.2) for k in (0, 2)}
+            np.save(self.folder / f"{name}.npy", maps, allow_pickle=True)
+            write_mask(self.folder / f"{name}.png", columns(1, 0, 0, 0, 3 * (name == "2t")))
+        (self.folder / "test.txt").write_text("1t\n2t")
+
+    def evaluate(self, *flags: str) -> None:
+        paths = {"list": "test.txt", "predict_dir": ".", "gt_dir": "masks"}
+        inputs = [x for k, v in paths.items() for x in (f"--{k}", str(self.folder / v))]
+        evaluation.main([*inputs, "--num_classes", "4", *flags])
+
+
+@pytest.fixture
+def released(run):
+    return Released(run)
+
+
+def test_released_png_flags_print_twelve_digits(released, capsys):
+    released.evaluate("--sal_dir", "anywhere")
+    out = capsys.readouterr().out
+    assert "--sal_dir is accepted for old command lines; scoring does not use it." in out
+    # Inclusion: truth 12, predicted 8, both 8. Background: truth 24, predicted 28, both 24.
+    assert "background  85.7142857143\n" in out
+    assert "class 1     66.6666666667\n" in out
+    assert "class 3     100.000000000\n" in out
+    assert "neither in masks nor predicted, left out: class 2" in out
+
+
+def test_released_curve_gives_the_best_threshold_and_a_log_line(released, capsys):
+    log = released.folder / "log.txt"
+    flags = ["--type", "npy", "--curve", "True", "--t", "0.5", "--start", "10", "--end", "30"]
+    released.evaluate(*flags, "--logfile", str(log), "--comment", "first try")
+    out = capsys.readouterr().out
+    assert "t = 0.2, the best mIoU on these masks" in out
+    assert [line.split()[0] for line in out.splitlines()[1:22]] == [
+        f"{t / 100:.4f}" for t in range(10, 31)
+    ]
+    row = json.loads(log.read_text())
+    assert (row["comment"], row["images"]) == ("first try", 2)
+    assert (row["threshold_rule"], row["threshold"], row["miou"]) == ("oracle", 0.2, 100)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--type", "npy"], "--t: expected a threshold from 0 to 1, got None"),
+        (["--type", "npy", "--t", "60"], r"--t: expected a threshold from 0 to 1, got 60\.0"),
+        (["--type", "npy", "--curve", "--start", "9", "--end", "3"], r"0 <= start .* got 9, 3"),
+        (["--num_classes", "1"], r"--num_classes: expected 2\.\.255, got 1"),
+        (["--num_classes", "3"], r"2t\.png: expected mask values 0\.\.2 and 255, got 3"),
+        (["--list", "none.txt"], "none.txt: expected a list file"),
+        (["--gt_dir", "none"], r"none: expected a \.png file .* 2 are missing: 1t, 2t. Check --gt"),
+        (["--predict_dir", "none", "--type", "npy", "--t", "0"], "2 are missing.* Check --predict"),
+    ],
+)
+def test_wrong_released_flags_are_one_clear_line(released, flags, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        released.evaluate(*flags)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_is_one_line_and_a_nonzero_exit_code(released):
+    command = [
+        sys.executable,
+        "evaluation.py",
+        "--predict_dir",
+        "x",
+        "--gt_dir",
+        "y",
+        "--list",
+        "z",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: z: expected a list file with one name a line, found none.\n"
+
+
+@needs_published
+@pytest.mark.parametrize("kind", ["patchcam", "fused"])
+@pytest.mark.parametrize("threshold", ["0.5", "0.6", "0.7"])
+def test_published_cams_give_the_published_figures(kind, threshold, capsys):
+    flags = {"list": "test.txt", "predict_dir": kind, "gt_dir": "masks"}
+    inputs = [x for k, v in flags.items() for x in (f"--{k}", str(PUBLISHED / v))]
+    evaluation.main([*inputs, "--type", "npy", "--num_classes", "4", "--t", threshold])
+    printed = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:]]
+    found = {name: float(value) for name, value in printed}
+    results = json.loads((PUBLISHED / "expected.json").read_text())["results"]
+    expected = results[f"{kind}@{threshold}"]
+    names = ("background", "class 1", "class 2", "class 3")
+    assert [found[name] for name in names] == pytest.approx(expected["IoU"], abs=1e-6)
+    means = [expected[key] for key in ("mIoU", "FP", "FN")]
+    assert [found[key] for key in ("mIoU", "FP", "FN")] == pytest.approx(means, abs=1e-6)
+
+
+@needs_published
+def test_published_sweep_equals_single_threshold_runs():
+    names = (PUBLISHED / "test.txt").read_text().split()[:6]
+    thresholds = (0.3, 0.45, 0.6)
+    sweep = ThresholdSweep(thresholds, 3)
+    single = {t: ConfusionMatrix(3) for t in thresholds}
+    for name in names:
+        truth = read_mask(PUBLISHED / f"masks/{name}.png", 3)
+        cam = read_published_cam(PUBLISHED / f"fused/{name}.npy")
+        sweep.update(truth, cam.cam, cam.classes)
+        for t, confusion in single.items():
+            confusion.update(truth, seed_mask(cam.cam, cam.classes, t))
+    for t, confusion in single.items():
+        assert np.array_equal(sweep.confusion(t).counts, confusion.counts)

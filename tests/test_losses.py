@@ -1,0 +1,207 @@
+"""The single losses and their sum; the pixel contrast has its own file."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from configs.schema import LossConfig
+from losses.classification import classification_loss
+from losses.saliency import saliency_loss
+from losses.stac import stac_loss
+from losses.token_contrast import token_contrast_loss
+
+DTYPES = [(torch.float64, 1e-9), (torch.float32, 1e-5)]
+
+
+def labels_of_three_images(num_classes):
+    """Defect-free, one class, two classes (one where there is only one)."""
+    labels = torch.zeros(3, num_classes)
+    labels[1, 0] = 1
+    labels[2, [num_classes // 2, num_classes - 1]] = 1
+    return labels
+
+
+def random_tensor(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_classification_matches_loop_reference(num_classes, dtype, tolerance):
+    logits = 4 * random_tensor(3, num_classes) - 2
+    labels = labels_of_three_images(num_classes)
+    expected = 0.0
+    for z_row, y_row in zip(logits.tolist(), labels.tolist(), strict=True):
+        for z, y in zip(z_row, y_row, strict=True):
+            score = 1 / (1 + math.exp(-z))
+            expected -= (y * math.log(score) + (1 - y) * math.log(1 - score)) / (3 * num_classes)
+    loss = classification_loss(logits.to(dtype), labels)
+    assert loss.dtype == dtype
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_saliency_matches_loop_reference(num_classes, dtype, tolerance):
+    cams = (
+        random_tensor(3, num_classes, 5, 7) * labels_of_three_images(num_classes)[..., None, None]
+    )
+    saliency = random_tensor(3, 1, 5, 7, seed=1)
+    expected = 0.0
+    for b in range(3):
+        for y in range(5):
+            for x in range(7):
+                summed = sum(cams[b, k, y, x].item() for k in range(num_classes))
+                expected += (summed - saliency[b, 0, y, x].item()) ** 2 / (3 * 5 * 7)
+    loss = saliency_loss(cams.to(dtype), saliency.to(dtype))
+    assert loss.dtype == dtype
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+
+
+def test_saliency_map_is_a_constant():
+    cams = random_tensor(2, 3, 4, 5).requires_grad_()
+    saliency = random_tensor(2, 1, 4, 5).requires_grad_()
+    saliency_loss(cams, saliency).backward()
+    assert saliency.grad is None
+    assert cams.grad.abs().sum() > 0
+
+
+def test_saliency_of_another_size_is_refused():
+    message = r"saliency: expected shape \(2, 1, 4, 5\) .* got \(2, 1, 5, 4\). Resize both"
+    with pytest.raises(ValueError, match=message):
+        saliency_loss(torch.rand(2, 3, 4, 5), torch.rand(2, 1, 5, 4))
+
+
+def loop_token_contrast(class_tokens, labels):
+    num_layers, num_images, num_classes, _ = class_tokens.shape
+    terms = []
+    for layer in range(num_layers):
+        for b in range(num_images):
+            for k in range(num_classes):
+                if labels[b, k] == 0:
+                    continue
+                tokens = class_tokens[layer, b]
+                cosines = [
+                    torch.dot(tokens[j], tokens[k]) / (tokens[j].norm() * tokens[k].norm())
+                    for j in range(num_classes)
+                ]
+                terms.append(sum(c.exp() for c in cosines).log() - cosines[k])
+    return (sum(terms) / len(terms)).item()
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_token_contrast_matches_loop_reference(num_classes, dtype, tolerance):
+    tokens = random_tensor(2, 3, num_classes, 9) - 0.5
+    labels = labels_of_three_images(num_classes)
+    loss = token_contrast_loss(tokens.to(dtype), labels)
+    assert loss.dtype == dtype
+    expected = loop_token_contrast(tokens, labels)
+    assert loss.item() == pytest.approx(expected, rel=tolerance, abs=1e-15)
+
+
+def test_orthogonal_tokens_give_the_hand_value():
+    # Column of the Gram matrix: 1 for itself, 0 for two others: -log(e / (e + 2)).
+    tokens = torch.eye(3).view(1, 1, 3, 3)
+    loss = token_contrast_loss(tokens, torch.tensor([[0.0, 1.0, 0.0]]))
+    assert loss.item() == pytest.approx(math.log(1 + 2 / math.e), rel=1e-6)
+
+
+def test_defect_free_images_give_the_token_contrast_a_zero_with_a_gradient():
+    tokens = torch.randn(2, 3, 4, 5, requires_grad=True)
+    loss = token_contrast_loss(tokens, torch.zeros(3, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(tokens.grad, torch.zeros_like(tokens))
+
+
+def test_losses_stay_float32_under_autocast():
+    labels = labels_of_three_images(3)
+    logits = torch.randn(3, 3, dtype=torch.bfloat16)
+    tokens = torch.randn(2, 3, 3, 8, dtype=torch.bfloat16)
+    cams = torch.rand(3, 3, 4, 5, dtype=torch.bfloat16)
+    saliency = torch.rand(3, 1, 4, 5)
+
+    def losses():
+        yield classification_loss(logits, labels)
+        yield token_contrast_loss(tokens, labels)
+        yield saliency_loss(cams, saliency)
+
+    plain = list(losses())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = list(losses())
+    for loss, expected in zip(mixed, plain, strict=True):
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, expected)
+
+
+def stac_inputs(labels):
+    num_images, num_classes = labels.shape
+    present = labels[..., None, None]
+    inputs = {
+        "class_logits": random_tensor(num_images, num_classes),
+        "patch_logits": random_tensor(num_images, num_classes, seed=1),
+        "class_tokens": random_tensor(4, num_images, num_classes, 6, seed=2) - 0.5,
+        "embedding": random_tensor(num_images, 8, 3, 2, seed=3) - 0.5,
+        "cam": random_tensor(num_images, num_classes, 12, 10, seed=4),
+        "cam2": random_tensor(num_images, num_classes, 12, 10, seed=5),
+    }
+    inputs = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
+    cams = (inputs["cam"] * present, inputs["cam2"] * present)
+    arguments = {name: inputs[name] for name in list(inputs)[:4]} | {"cams": cams}
+    arguments |= {"labels": labels, "saliency": random_tensor(num_images, 1, 12, 10, seed=6)}
+    return inputs, arguments
+
+
+def seeded():
+    return torch.Generator().manual_seed(3)
+
+
+def test_stac_loss_is_the_weighted_sum_of_its_terms():
+    labels = labels_of_three_images(3)
+    _, arguments = stac_inputs(labels)
+    settings = LossConfig(
+        classification=1.5, patch=0.5, token=3, saliency=2, contrast=0.25, token_layers=2
+    )
+    total, terms = stac_loss(**arguments, settings=settings, generator=seeded())
+    weights = {"classification": 1.5, "patch": 0.5, "token": 3, "saliency": 2, "contrast": 0.25}
+    assert list(terms) == list(weights)
+    expected = sum(weights[name] * terms[name] for name in weights)
+    torch.testing.assert_close(total.detach(), expected, rtol=1e-12, atol=0)
+    assert all(term.shape == () and not term.requires_grad for term in terms.values())
+    first, second = (F.mse_loss(c.sum(1, True), arguments["saliency"]) for c in arguments["cams"])
+    torch.testing.assert_close(terms["saliency"], (first + second).detach(), rtol=1e-12, atol=0)
+    token = token_contrast_loss(arguments["class_tokens"][2:], labels)
+    torch.testing.assert_close(terms["token"], token.detach(), rtol=1e-12, atol=0)
+
+
+def test_a_weight_of_zero_spares_the_loss_and_its_inputs():
+    _, arguments = stac_inputs(labels_of_three_images(3))
+    arguments |= {"embedding": None, "class_tokens": None, "cams": ()}
+    settings = LossConfig(contrast=0, token=0, saliency=0)
+    total, terms = stac_loss(**arguments, settings=settings, generator=seeded())
+    assert list(terms) == ["classification", "patch"]
+    assert total.item() == pytest.approx(sum(term.item() for term in terms.values()))
+
+
+def test_every_input_of_stac_loss_gets_a_gradient():
+    inputs, arguments = stac_inputs(labels_of_three_images(3))
+    total, _ = stac_loss(**arguments, settings=LossConfig(), generator=seeded())
+    total.backward()
+    for name, tensor in inputs.items():
+        assert tensor.grad.abs().sum() > 0, name
+
+
+def test_a_batch_of_defect_free_images_has_finite_loss_and_gradients():
+    inputs, arguments = stac_inputs(torch.zeros(2, 3))
+    total, terms = stac_loss(**arguments, settings=LossConfig(), generator=seeded())
+    total.backward()
+    assert total.isfinite()
+    assert terms["contrast"] == 0
+    assert terms["token"] == 0
+    for tensor in inputs.values():
+        assert tensor.grad.isfinite().all()
+    assert inputs["class_logits"].grad.abs().sum() > 0

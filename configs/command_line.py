@@ -68,7 +68,7 @@ def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:
     """
     try:
         main(None)
-    except (ValueError, FileNotFoundError, NotADirectoryError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("STAC_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -68,9 +69,7 @@ def to_toml(config: Config) -> str:
     for section, values in to_dict(config).items():
         lines.append(f"[{section}]")
         # A JSON bool, number, string or list of these is written the same way in TOML.
-        lines += [
-            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
-        ]
+        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -80,6 +79,10 @@ def fingerprint(config: Config, sections: Iterable[str] | None = None) -> str:
     table = to_dict(config)
     chosen = {section: table[section] for section in sections or table}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _toml_value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # only JSON takes DEL
 
 
 def _with_overrides(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -125,7 +128,9 @@ def _typed(key: str, value: Any, expected: Any) -> Any:
             raise ValueError(f"{key}: expected a list of {count}, got {value!r}.")
         return tuple(_typed(key, item, items[0]) for item in value)
     if expected is float and type(value) is int:
-        return float(value)
+        value = float(value)
+    if expected is float and type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{key}: expected a finite number, got {value}.")
     if type(value) is not expected:
         got = f"{type(value).__name__} {value!r}"
         raise ValueError(f"{key}: expected a value of type {expected.__name__}, got {got}.")

@@ -126,8 +126,8 @@ class TrainConfig:
         _check_choice("train.amp", self.amp, AMP_MODES)
         positive = ("epochs", "batch_size", "lr", "head_lr_scale", "attention_layers")
         _check_positive("train", self, *positive, "projection_width", "eval_every")
-        zero_is_off = ("patch_size", "depth", "max_steps", "min_lr", "warmup_epochs", "weight_decay")
-        _check_not_negative("train", self, *zero_is_off, "clip_norm", "jitter", "seed")
+        zero_is_off = ("patch_size", "depth", "max_steps", "warmup_epochs", "weight_decay")
+        _check_not_negative("train", self, *zero_is_off, "min_lr", "clip_norm", "jitter", "seed")
         _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
         decay_fits = 0 < self.pooling_decay <= 1
         _check(decay_fits, "train.pooling_decay", "a number in (0, 1]", self.pooling_decay)

@@ -1,1 +1,1 @@
-"""Records, files, data set readers and loaders. (Not the Hugging Face package of that name.)"""
+"""Records, files, data set readers and loaders; not the Hugging Face package of that name."""

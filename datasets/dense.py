@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from datasets.files import read_image, read_mask
 from datasets.record import Record
-from datasets.transforms import as_image, as_map
+from datasets.transforms import transform_together
 
 
 class DenseSample(TypedDict):
@@ -81,12 +79,5 @@ class DenseDataset(Dataset):
                 f"{path}: expected the size of its image, {image.shape[:2]}, got {mask.shape}. "
                 "Run make_pseudo_labels.py again."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_stream(self.seed, self.epoch, index))
-            image, mask = self.transform(as_image(image), as_map(mask))
+        image, mask = transform_together(self.transform, image, mask, self.seed, self.epoch, index)
         return DenseSample(image=image, mask=mask[0].long(), name=record.name)
-
-
-def _stream(seed: int, epoch: int, index: int) -> int:
-    """Give every (seed, epoch, index) its own random stream."""
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0])

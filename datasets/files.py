@@ -5,8 +5,8 @@ renamed, so that a stopped run never leaves half a file under a name that later 
 """
 
 import io
+import itertools
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -46,34 +46,21 @@ def read_image(path: Path) -> np.ndarray:
     """
     data = _read_bytes(path, "an image")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith(("I", "F")):
-                return np.repeat(_to_8_bit(np.asarray(picture), path)[..., None], 3, axis=2)
-            return np.array(picture.convert("RGB"))
-    except UnidentifiedImageError:
-        # Pillow has no 16-bit colour TIFF; OpenCV does.
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if pixels is None:
-            raise _damaged(path, "PNG, JPEG, BMP or TIFF", "an unknown format") from None
-        return _to_8_bit(pixels, path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(path, "an image", str(error)) from error
+        pixels = _decode_colour(data)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise _damaged(path, "PNG, JPEG, BMP or TIFF", str(error)) from error
+    pixels = _to_8_bit(pixels, path)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """Read a saliency map as (H, W) float32 in [0, 1]; colour is averaged to grey."""
-    data = _read_bytes(path, "a saliency map")
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            if picture.mode.startswith(("I", "F")):
-                return _to_8_bit(np.asarray(picture), path).astype(np.float32) / 255
-            return np.asarray(picture.convert("L"), dtype=np.float32) / 255
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(path, "a grey picture", str(error)) from error
+    """Read a saliency map as (H, W) float32 in [0, 1]; colour is turned to grey.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or damaged.
+    """
+    return _read_grey(path, "a saliency map").astype(np.float32) / 255
 
 
 def read_mask(path: Path, num_classes: int) -> np.ndarray:
@@ -106,7 +93,7 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
         raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
     if record.mask_level is None:
         return read_mask(record.mask, num_classes)
-    defect = _read_single_channel(record.mask, "a mask") >= record.mask_level
+    defect = _read_grey(record.mask, "a mask") >= record.mask_level
     value = record.classes[0] + 1 if record.classes else BACKGROUND
     return np.where(defect, np.uint8(value), np.uint8(BACKGROUND))
 
@@ -168,11 +155,14 @@ def read_cam(path: Path) -> Cam:
                 arrays["classes"].astype(np.int64),
                 arrays["scores"].astype(np.float32),
             )
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zip, zlib and numpy raise nearly anything on damaged files
         raise _damaged(path, "npz with cam, classes and scores", str(error)) from error
-    if cam.cam.ndim != 3 or cam.classes.shape != cam.cam.shape[:1]:
-        got = f"cam {cam.cam.shape} and classes {cam.classes.shape}"
-        raise _damaged(path, "cam (M, H, W) and classes (M,)", got)
+    shapes_fit = cam.cam.ndim == 3 and cam.classes.shape == cam.cam.shape[:1]
+    indices = [-1, *cam.classes.reshape(-1).tolist(), cam.scores.size]
+    ascending = all(low < high for low, high in itertools.pairwise(indices))
+    if not (shapes_fit and cam.scores.ndim == 1 and ascending):
+        got = f"cam {cam.cam.shape}, classes {cam.classes.tolist()}, scores {cam.scores.shape}"
+        raise _damaged(path, "cam (M, H, W), M ascending classes under K and scores (K,)", got)
     return cam
 
 
@@ -188,6 +178,35 @@ def _read_bytes(path: Path, what: str) -> bytes:
         raise ValueError(f"{path}: expected {what}, got a folder.") from error
 
 
+def _decode_colour(data: bytes) -> np.ndarray:
+    """Return (H, W, 3) colour or, of grey deeper than 8 bit, (H, W) levels."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            picture = ImageOps.exif_transpose(picture)
+            deep = picture.mode.startswith(("I", "F"))
+            return np.array(picture if deep else picture.convert("RGB"))
+    except UnidentifiedImageError:
+        # Pillow lacks some deep colour TIFF; OpenCV has them.
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        if pixels is None:
+            raise ValueError("an unknown format" if data else "an empty file") from None
+        return pixels
+
+
+def _read_grey(path: Path, what: str) -> np.ndarray:
+    """Read a picture of any mode as (H, W) uint8 grey levels."""
+    data = _read_bytes(path, what)
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            deep = picture.mode.startswith(("I", "F"))
+            pixels = np.array(picture if deep else picture.convert("L"))
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise _damaged(path, "a grey picture", str(error)) from error
+    return _to_8_bit(pixels, path)
+
+
 def _read_single_channel(path: Path, what: str) -> np.ndarray:
     """Read grey levels or palette indices as (H, W) uint8."""
     data = _read_bytes(path, what)
@@ -196,13 +215,14 @@ def _read_single_channel(path: Path, what: str) -> np.ndarray:
             picture.load()
             mode = picture.mode
             pixels = np.array(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise nearly anything on damaged files
         raise _damaged(path, "a grey or palette picture", str(error)) from error
     if mode == "RGB" and (pixels == pixels[..., :1]).all():  # grey saved as colour
         pixels = pixels[..., 0]
     if pixels.ndim != 2:
         raise _damaged(path, "one channel", f"mode {mode}")
-    if pixels.dtype == bool or (pixels.min() >= 0 and pixels.max() <= IGNORE):
+    whole = pixels.dtype.kind in "bui"
+    if whole and pixels.min() >= 0 and pixels.max() <= IGNORE:
         return pixels.astype(np.uint8)
     raise _damaged(path, f"values 0..{IGNORE}", f"{pixels.min()}..{pixels.max()}")
 

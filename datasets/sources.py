@@ -8,6 +8,7 @@ import csv
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def read_data(settings: DataSettings, labels_path: Path) -> Data:
 
     Raises:
         FileNotFoundError: the folder is not there or holds no image of the layout.
-        ValueError: images without labels or masks, or damaged files.
+        ValueError: labels, names or files that do not fit.
     """
     root = Path(settings.root).expanduser()
     if settings.source == "sample":
@@ -124,10 +125,14 @@ def _read_neu_seg(root: Path, labels_path: Path) -> dict[str, tuple[Record, ...]
     for split, folder, ending in (("train", "training", ""), ("test", "test", "t")):
         if not (root / "images" / folder).is_dir():
             continue
-        images[split] = {
-            f"{path.stem}{ending}": path for path in _images_in(root / "images" / folder)
-        }
-        for name, path in images[split].items():
+        images[split] = {}
+        for path in _images_in(root / "images" / folder):
+            name = f"{path.stem}{ending}"
+            if name in masks:
+                raise ValueError(
+                    f"{path}: expected unique names, got another {name}. Remove one of them."
+                )
+            images[split][name] = path
             masks[name] = root / "annotations" / folder / f"{path.stem}.png"
     if "train" not in images:
         raise FileNotFoundError(
@@ -156,8 +161,9 @@ def _read_mtd(
 ) -> dict[str, tuple[Record, ...]]:
     """Read `MT_<Class>/Imgs/*.jpg` with grey masks of the same name; MT_Free is defect-free.
 
-    There is no official split. The pictures `expN_num_M` of one M show one tile, so they stay
-    together; a hash of M decides which are test. With list files (one name a line) those decide.
+    There is no official split. A hash of the number M in the name `expN_num_M` decides which are
+    test, so that pictures of one number stay together. With list files (one name a line) those
+    decide.
     """
     records: dict[str, Record] = {}
     for class_name in (*MTD_CLASSES, "free"):
@@ -179,13 +185,20 @@ def _read_mtd(
                 path.stem, path, classes, mask=mask, mask_level=MTD_MASK_LEVEL
             )
     if any(lists.values()):
-        return {split: _listed(Path(p), records) for split, p in lists.items() if p}
+        splits = {split: _listed(Path(p), records) for split, p in lists.items() if p}
+        both = sorted({r.name for r in splits["train"]} & {r.name for r in splits.get("test", ())})
+        if both:
+            raise ValueError(
+                f"{lists['test']}: expected no image of {lists['train']}, got {len(both)}: "
+                f"{', '.join(both[:5])}."
+            )
+        return splits
     splits: dict[str, list[Record]] = {"train": [], "test": []}
     for name, record in sorted(records.items()):
         tile = re.sub(r"^exp\d+_num_", "", name)
         is_test = random.Random(tile).random() < test_share
         splits["test" if is_test else "train"].append(record)
-    return {split: tuple(chosen) for split, chosen in splits.items() if chosen}
+    return {s: tuple(chosen) for s, chosen in splits.items() if chosen or s == "train"}
 
 
 def _listed(path: Path, records: dict[str, Record]) -> tuple[Record, ...]:
@@ -197,6 +210,12 @@ def _listed(path: Path, records: dict[str, Record]) -> tuple[Record, ...]:
         raise ValueError(
             f"{path}: expected names of images under data.root, got {len(unknown)} others: "
             f"{', '.join(unknown[:5])}."
+        )
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{path}: expected each name once, got {len(repeated)} repeated: "
+            f"{', '.join(repeated[:5])}."
         )
     return tuple(records[name] for name in names)
 
@@ -213,7 +232,10 @@ def _hold_out(
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Divide records into (rest, drawn), at least one each, in their own order."""
     if len(records) < 2:
-        raise ValueError(f"train: expected at least 2 images, got {len(records)}.")
+        raise ValueError(
+            f"train: expected at least 2 images, one of them for validation, got {len(records)}. "
+            "Check data.root, data.limit and data.test_share."
+        )
     count = min(max(1, round(fraction * len(records))), len(records) - 1)
     drawn = set(random.Random(seed).sample(range(len(records)), count))
     rest = tuple(r for i, r in enumerate(records) if i not in drawn)
@@ -227,7 +249,8 @@ def _read_labels(path: Path, class_names: Sequence[str]) -> dict[str, tuple[int,
         for line, row in enumerate(csv.DictReader(file), start=2):
             present = (row.get("classes") or "").split("|")
             unknown = set(present) - {*class_names, ""}
-            if "name" not in row or "classes" not in row or unknown:
+            complete = list(row) == ["name", "classes"] and row["classes"] is not None
+            if not complete or unknown:
                 raise ValueError(
                     f"{path}, line {line}: expected columns name, classes with classes of "
                     f"{', '.join(class_names)}, got {dict(row)}. Delete the file to make it anew."
@@ -240,12 +263,10 @@ def _write_labels(
     path: Path, labels: dict[str, tuple[int, ...]], class_names: Sequence[str]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [(name, "|".join(class_names[k] for k in c)) for name, c in sorted(labels.items())]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "classes"])
-        for name, classes in sorted(labels.items()):
-            writer.writerow([name, "|".join(class_names[k] for k in classes)])
+        csv.writer(file).writerows([("name", "classes"), *rows])
     temporary.replace(path)
 
 
@@ -254,12 +275,17 @@ def _refuse_missing_masks(paths: Iterable[Path]) -> None:
     if missing:
         raise FileNotFoundError(
             f"{missing[0].parent}: expected a mask for every image, as image labels come from the "
-            f"masks once; {len(missing)} are missing: {', '.join(p.name for p in missing[:5])}."
+            f"masks once; {len(missing)} are missing: {', '.join(p.name for p in missing[:5])}. "
+            "Add them, or write the labels to labels.csv of the run folder."
         )
 
 
 def _images_in(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
     if not paths:
         raise FileNotFoundError(
             f"{folder}: expected images ({', '.join(suffixes)}), found {_listing(folder)}."

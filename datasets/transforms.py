@@ -61,6 +61,31 @@ def eval_transform(
     return v2.Compose([v2.Resize(size, antialias=True), *_normalisation(mean, std)])
 
 
+def transform_together(
+    transform: v2.Transform, pixels: np.ndarray, values: np.ndarray, seed: int, *place: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move an image and the map on it by one random draw.
+
+    The draw depends on seed and place (epoch, index) alone, not on how many processes load; the
+    global random state is left as it was.
+
+    Args:
+        transform: a preset of this module.
+        pixels: (H, W, 3) uint8 RGB.
+        values: (H, W) map.
+        seed: not negative.
+        place: what else tells this draw from others, not negative.
+
+    Returns:
+        (3, H', W') float32 image and (1, H', W') map.
+    """
+    stream = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds the GPUs too.
+        torch.default_generator.manual_seed(int(stream) % 2**63)
+        return transform(as_image(pixels), as_map(values))
+
+
 def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     to_unit = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
     return [to_unit, v2.Normalize(mean=list(mean), std=list(std)), v2.ToPureTensor()]

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from datasets.files import read_image, read_saliency
 from datasets.record import Record, label_vector
-from datasets.transforms import as_image, as_map
+from datasets.transforms import transform_together
 
 
 class WeakSample(TypedDict):
@@ -55,9 +55,9 @@ class WeakDataset(Dataset):
                 f"{record.saliency}: expected the size of its image, {image.shape[:2]}, got "
                 f"{saliency.shape}. Make the saliency maps anew."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, self.epoch, index))
-            image, saliency = self.transform(as_image(image), as_map(saliency))
+        image, saliency = transform_together(
+            self.transform, image, saliency, self.seed, self.epoch, index
+        )
         label = torch.tensor(label_vector(record, self.num_classes))
         return WeakSample(image=image, label=label, saliency=saliency, name=record.name)
 
@@ -76,8 +76,3 @@ def with_saliency(records: Sequence[Record], saliency_dir: Path) -> list[Record]
             f"{len(missing)} are missing: {', '.join(missing[:5])}. Run make_saliency.py first."
         )
     return found
-
-
-def _mix(seed: int, epoch: int, index: int) -> int:
-    """Give every (seed, epoch, index) its own random stream."""
-    return (seed * 1_000_003 + epoch) * 1_000_003 + index

@@ -2,20 +2,17 @@
 
 import logging
 import math
-import pickle
 from pathlib import Path
 from typing import NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import Attention, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from models.weights import find_weights
+from models.weights import find_weights, read_state_dict
 
 # Parts of published checkpoints that a localiser has no use for.
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "dist_token", "mask_token")
@@ -199,7 +196,7 @@ def load_pretrained(vit: VisionTransformer, path: Path) -> None:
         FileNotFoundError: no such file.
         ValueError: unreadable, or its keys do not match the ViT's.
     """
-    state = _read_state_dict(path)
+    state = read_state_dict(path, "train.pretrained")
     # timm resamples silently but for a log line per tensor, which says nothing new here.
     logging.getLogger("timm").setLevel(logging.WARNING)
     try:
@@ -265,29 +262,6 @@ def _split_position(vit: VisionTransformer) -> tuple[Tensor, Tensor]:
 def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Turn (B, N, D) tokens into a (B, D, h, w) map."""
     return tokens.transpose(1, 2).unflatten(2, grid)
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name; code inside the file is refused, a `module.` prefix is stripped."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected a weights file. Set train.pretrained to one, to timm or to none."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: expected a weights file, got: {reason}") from error
-    for wrapper in ("model", "state_dict", "teacher"):
-        state = state.get(wrapper, state)
-    return {
-        key.removeprefix("module.").removeprefix("backbone."): value.float()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _not_a_plain_vit(backbone: str, reason: str) -> ValueError:

@@ -1,0 +1,1 @@
+"""The second stage: a segmentation network trained on pseudo labels."""

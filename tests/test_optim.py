@@ -1,0 +1,136 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models.optim import (
+    batches_of,
+    finite_or_raise,
+    mean_terms,
+    parameter_groups,
+    set_lr,
+    warmup_cosine,
+)
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 3, 4))
+        self.layer = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+        self.head = nn.Conv2d(4, 2, 3)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"token"}
+
+
+def grouped(model: nn.Module, head_lr_scale: float) -> dict[str, tuple[float, float]]:
+    """Return weight decay and rate scale of each parameter, by its name."""
+    groups = parameter_groups(model, 0.05, head_lr_scale, lambda name: name.startswith("head."))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [
+        (names[id(parameter)], (group["weight_decay"], group["lr_scale"]))
+        for group in groups
+        for parameter in group["params"]
+    ]
+    assert len(found) == len(dict(found))  # each once
+    return dict(found)
+
+
+def test_biases_norms_and_embeddings_are_not_decayed():
+    assert grouped(Network(), 10.0) == {
+        "token": (0.0, 1.0),
+        "layer.weight": (0.05, 1.0),
+        "layer.bias": (0.0, 1.0),
+        "norm.weight": (0.0, 1.0),
+        "norm.bias": (0.0, 1.0),
+        "head.weight": (0.05, 10.0),
+        "head.bias": (0.0, 10.0),
+    }
+
+
+def test_groups_of_equal_settings_are_one():
+    groups = parameter_groups(Network(), 0.05, 1.0, lambda name: name.startswith("head."))
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.05]
+
+
+def test_a_model_that_names_no_embedding_decays_every_matrix():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    assert grouped(model, 1.0) == {
+        "0.weight": (0.05, 1.0),
+        "0.bias": (0.0, 1.0),
+        "1.weight": (0.0, 1.0),
+        "1.bias": (0.0, 1.0),
+    }
+
+
+def test_decay_moves_only_the_decayed():
+    # With zero gradient AdamW multiplies by 1 - lr * decay alone: 1 - 0.1 * 0.5.
+    model = Network()
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    groups = parameter_groups(model, 0.5, 1.0, lambda name: False)
+    torch.optim.AdamW(groups, lr=0.1).step()
+    assert torch.allclose(model.layer.weight, torch.tensor(0.95))
+    for kept in (model.token, model.layer.bias, model.norm.weight, model.frozen):
+        assert torch.equal(kept, torch.ones_like(kept))
+
+
+def test_schedule_by_hand():
+    # 4 warm-up steps from 0.1 to 1.0 in steps of 0.225; then steps 4..10 are one half cosine,
+    # 0.1 + 0.9 * (1 + cos(pi * k / 6)) / 2 at k = 0..6, whose cosines are 1, sqrt(3)/2, 1/2, 0, ...
+    root = math.sqrt(3) / 2
+    expected = [0.1, 0.325, 0.55, 0.775, 1.0]
+    expected += [0.1 + 0.45 * (1 + cosine) for cosine in (root, 0.5, 0.0, -0.5, -root, -1.0)]
+    rates = [warmup_cosine(step, 11, 4, lr=1.0, min_lr=0.1) for step in range(11)]
+    assert rates == pytest.approx(expected)
+
+
+def test_schedule_without_warmup_starts_at_its_peak():
+    rates = [warmup_cosine(step, 3, 0, lr=1.0, min_lr=0.0) for step in range(3)]
+    assert rates == pytest.approx([1.0, 0.5, 0.0])
+    assert warmup_cosine(0, 1, 0, lr=1.0, min_lr=0.0) == 1.0
+
+
+def test_schedule_cut_short_is_still_warming_up():
+    # 2 of 8 warm-up steps: 0, 1/8
+    assert [warmup_cosine(step, 2, 8, lr=1.0, min_lr=0.0) for step in (0, 1)] == [0.0, 0.125]
+
+
+def test_schedule_never_rises_again_after_its_last_step():
+    assert warmup_cosine(50, 11, 4, lr=1.0, min_lr=0.1) == pytest.approx(0.1)
+
+
+def test_every_group_gets_the_rate_times_its_scale():
+    first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [first], "lr_scale": 10.0}, {"params": [second]}], lr=1)
+    for rate in (0.2, 0.3):  # not 10 times the last rate
+        set_lr(optimizer, rate)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([10 * rate, rate])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_loss_that_is_no_number_names_epoch_step_and_terms(value):
+    expected = (
+        rf"loss: expected a finite number, got {value:g} in epoch 3, step 41 "
+        rf"\(class 0\.5, contrast {value:g}\)\. Lower train\.lr or set train\.amp=off\."
+    )
+    with pytest.raises(RuntimeError, match=expected):
+        finite_or_raise(value, {"class": 0.5, "contrast": value}, 3, 41)
+
+
+def test_finite_loss_passes():
+    finite_or_raise(-1e30, {"class": -1e30}, 1, 1)
+
+
+def test_the_last_batch_may_be_smaller():
+    assert [batches_of(n, 4) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
+
+
+def test_terms_are_averaged_over_rows():
+    assert mean_terms([{"a": 1.0, "b": 0.0}, {"a": 2.0, "b": 3.0}]) == {"a": 1.5, "b": 1.5}
+    assert mean_terms(iter([])) == {}

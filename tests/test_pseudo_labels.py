@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import make_pseudo_labels
+from configs.loading import load
+from datasets.files import Cam, read_mask, voc_palette, write_cam, write_image
+from make_pseudo_labels import pseudo_label
+
+LABELS = {
+    "a": (0,), "b": (1, 2), "c": (), "d": (2,), "e": (0,),
+    "1t": (1,), "2t": (),
+}  # fmt: skip
+SIZE = (6, 10)
+CLASSES = ("inclusion", "patches", "scratches")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> list[str]:
+    """A run on images of the NEU-Seg layout with image labels and CAMs, without any mask.
+
+    Every CAM is 0.125 but for a 2 x 5 block (columns of its class) of 0.875.
+    """
+    for name in LABELS:
+        split = "test" if name.endswith("t") else "training"
+        path = tmp_path / f"data/images/{split}/{name.removesuffix('t')}.png"
+        write_image(path, np.zeros((*SIZE, 3), np.uint8))
+        write_cam(tmp_path / f"run/cams/{name}.npz", cam_of(LABELS[name]))
+    rows = [f"{n},{'|'.join(CLASSES[k] for k in ks)}" for n, ks in LABELS.items()]
+    (tmp_path / "run/labels.csv").write_text("\n".join(["name,classes", *rows]) + "\n")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[data]\nsource = "neu_seg"\nroot = "{tmp_path / "data"}"\n')
+    return ["--config", str(config), "--out", str(tmp_path / "run")]
+
+
+def cam_of(classes: tuple[int, ...], size: tuple[int, int] = SIZE) -> Cam:
+    maps = np.full((len(classes), *size), 0.125, np.float32)
+    for i, k in enumerate(classes):
+        maps[i, 2 * k : 2 * k + 2, :5] = 0.875
+    scores = np.array([float(k in classes) for k in range(3)], np.float32)
+    return Cam(maps, np.array(classes, np.int64), scores)
+
+
+def fixed(threshold: float, band: float) -> list[str]:
+    settings = {"threshold_rule": "fixed", "threshold": threshold, "band": band}
+    return ["--set", *(f"pseudo_label.{key}={value}" for key, value in settings.items())]
+
+
+def mask_in(tmp_path: Path, name: str) -> np.ndarray:
+    return read_mask(tmp_path / f"run/pseudo_labels/{name}.png", 3)
+
+
+def test_band_and_threshold_equal_the_hand_calculation():
+    # Highest CAM:  .25 .5 .625 .75 1   distance to .5:  .25 0 .125 .25 .5
+    first = [0.25, 0.5, 0.625, 0.25, 0.0]
+    second = [0.0, 0.25, 0.5, 0.75, 1.0]
+    cam = Cam(np.array([[first], [second]], np.float32), np.array([0, 2]), np.ones(3, np.float32))
+
+    # Ties (.5 at .5) are background; class 0 is value 1, class 2 is value 3.
+    assert pseudo_label(cam, 0.5, 0).tolist() == [[0, 0, 1, 3, 3]]
+    # Band .25 takes the distances 0 and .125; .25 is not less than .25.
+    assert pseudo_label(cam, 0.5, 0.25).tolist() == [[0, 255, 255, 3, 3]]
+    assert pseudo_label(cam, 0.5, 0.26).tolist() == [[255, 255, 255, 255, 3]]
+
+
+def test_defect_free_image_is_all_background():
+    empty = Cam(np.zeros((0, 4, 7), np.float32), np.zeros(0, np.int64), np.zeros(3, np.float32))
+
+    mask = pseudo_label(empty, 0.0, 0.4)
+
+    assert mask.shape == (4, 7) and mask.dtype == np.uint8
+    assert not mask.any()
+
+
+def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path, capsys):
+    make_pseudo_labels.main([*run, *fixed(0.5, 0.05)])
+
+    expected = np.zeros(SIZE, np.uint8)
+    expected[2:4, :5], expected[4:6, :5] = 2, 3
+    assert np.array_equal(mask_in(tmp_path, "b"), expected)
+    assert not mask_in(tmp_path, "c").any()
+    assert {p.stem for p in (tmp_path / "run/pseudo_labels").glob("*.png")} == set(LABELS)
+    picture = Image.open(tmp_path / "run/pseudo_labels/b.png")
+    assert picture.mode == "P"
+    assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
+    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
+    assert meta == {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05}
+
+    printed = capsys.readouterr().out
+    # Train: 5 images of 60 pixels; blocks of 10: class 0 twice, 1 once, 2 twice. 10 / 300 = 3.33 %
+    shares = "background 83.33 %, inclusion 6.67 %, patches 3.33 %, scratches 6.67 %, ignored 0.00"
+    assert shares in printed
+    assert "test: wrote 2 pseudo labels" in printed
+    assert "without any foreground: 0 images\n" in printed
+    assert "next: python -m segmentation.train" in printed
+
+
+def test_labelled_images_that_lost_their_foreground_are_counted_and_named(run, capsys):
+    make_pseudo_labels.main([*run, "--split", "train", *fixed(0.9, 0)])
+
+    assert "labelled, but without any foreground: 4 images (a, b, d, e)" in capsys.readouterr().out
+
+
+def test_automatic_threshold_separates_the_training_cams(run, tmp_path):
+    # The pooled maxima are .125 and .875; counted in levels of 1/255 (32 and 223) their middle
+    # is 127.5 / 255. The CAM of the test split, much lower, has no part in it.
+    low = cam_of((1,))
+    write_cam(tmp_path / "run/cams/1t.npz", low._replace(cam=low.cam * 0.1))
+
+    make_pseudo_labels.main(run)
+
+    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
+    assert meta == {"threshold": pytest.approx(0.5), "threshold_rule": "auto", "band": 0.05}
+    assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
+    assert not mask_in(tmp_path, "1t").any()
+
+
+def test_automatic_threshold_needs_a_defect(run, tmp_path):
+    for name in LABELS:
+        write_cam(tmp_path / f"run/cams/{name}.npz", cam_of(()))
+    rows = "".join(f"{name},\n" for name in LABELS)
+    (tmp_path / "run/labels.csv").write_text(f"name,classes\n{rows}")
+
+    with pytest.raises(ValueError, match=r"cams: .* two or more different values, got 0\. Check"):
+        make_pseudo_labels.main(run)
+
+
+def test_evaluation_split_without_cams_is_left_out(run, tmp_path):
+    for name in ("1t", "2t"):
+        (tmp_path / f"run/cams/{name}.npz").unlink()
+
+    make_pseudo_labels.main([*run, *fixed(0.5, 0.05)])
+
+    written = {p.stem for p in (tmp_path / "run/pseudo_labels").glob("*.png")}
+    assert written == {"a", "b", "c", "d", "e"}
+
+
+def test_missing_cams_are_counted_and_named_before_anything_is_written(run, tmp_path):
+    for name in ("a", "d", "e"):
+        (tmp_path / f"run/cams/{name}.npz").unlink()
+
+    expected = r"CAMs of 5 images, 3 are missing: a, d, e\. Run make_cams\.py"
+    with pytest.raises(FileNotFoundError, match=expected):
+        make_pseudo_labels.main(run)
+    assert not (tmp_path / "run/pseudo_labels").exists()
+
+
+@pytest.mark.parametrize(
+    ("cam", "expected"),
+    [
+        (cam_of((0,))._replace(scores=np.ones(5, np.float32)), r"of 3 classes, got 5"),
+        (cam_of((1,)), r"of the image's classes \[0\], got \[1\]"),
+        (cam_of((0,), size=(10, 6)), r"image's size \(6, 10\), got \(10, 6\)"),
+    ],
+    ids=["class count", "labels", "size"],
+)
+def test_cams_that_do_not_fit_are_refused_by_name(run, tmp_path, cam, expected):
+    write_cam(tmp_path / "run/cams/a.npz", cam)
+
+    with pytest.raises(ValueError, match=rf"a\.npz: expected .*{expected}"):
+        make_pseudo_labels.main(run)
+    assert not (tmp_path / "run/pseudo_labels/meta.json").exists()
+
+
+def test_config_of_the_run_is_saved(run, tmp_path):
+    make_pseudo_labels.main([*run, *fixed(0.25, 0.1)])
+
+    assert load(tmp_path / "run/config.toml").pseudo_label.threshold == 0.25
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        make_pseudo_labels.main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(flag in printed for flag in ("--config", "--out", "--set", "--device", "--split"))

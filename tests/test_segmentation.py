@@ -1,0 +1,309 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from configs import from_dict
+from datasets.files import read_image, read_mask, voc_palette, write_image, write_mask
+from datasets.sources import read_data
+from models.checkpoint import load_checkpoint, save_checkpoint
+from segmentation import infer, train
+from segmentation.networks import build_network
+
+CLASSES = ("inclusion", "patches", "scratches")
+NATIVE = (37, 50)  # H != W, neither a multiple of 16
+LEVELS = np.array([120, 20, 220, 170], np.uint8)  # grey value of background and the classes
+SMALL = "tu-mobilenetv3_small_050"  # 1.1 M parameters with the decoder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Several threads on pictures this small only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Run:
+    """A run folder with images of the NEU-Seg layout and pseudo labels, without any true mask."""
+
+    def __init__(self, root: Path, num_images: int):
+        self.root, self.out = root, root / "run"
+        rows = ["name,classes"]
+        for i in range(num_images):
+            self.add("training", f"{i:03d}", i)
+            rows.append(f"{i:03d},{CLASSES[i % 3]}")
+        for i in range(2):
+            self.add("test", f"9{i}", i)
+            rows.append(f"9{i}t,{CLASSES[i % 3]}")
+        (self.out / "labels.csv").write_text("\n".join(rows) + "\n")
+        self.config = root / "config.toml"
+        self.config.write_text(
+            f'[data]\nsource = "neu_seg"\nroot = "{root / "data"}"\nval_fraction = 0.2\n'
+            f'[segmentation]\nencoder = "{SMALL}"\npretrained = "none"\nimage_size = [32, 48]\n'
+            'batch_size = 2\nepochs = 2\nwarmup_steps = 1\namp = "off"\n'
+        )
+
+    def add(self, split: str, stem: str, index: int) -> None:
+        mask = np.zeros(NATIVE, np.uint8)
+        top = 4 * (index % 4)
+        mask[top : top + 18, 13:37] = index % 3 + 1  # symmetric: flips only move it vertically
+        image = np.repeat(LEVELS[mask][..., None], 3, axis=2)
+        write_image(self.root / f"data/images/{split}/{stem}.png", image)
+        mask[top] = 255
+        if split == "training":
+            write_mask(self.out / f"pseudo_labels/{stem}.png", mask)
+
+    def arguments(self, *settings: str, out: str = "run") -> list[str]:
+        flags = ["--config", str(self.config), "--out", str(self.root / out), "--device", "cpu"]
+        return [*flags, *(["--set", *settings] if settings else [])]
+
+    def log(self) -> list[dict]:
+        return [json.loads(x) for x in (self.out / "segmentation/log.jsonl").open()]
+
+    def checkpoint(self, name: str = "checkpoint.pt") -> dict:
+        return load_checkpoint(self.out / "segmentation" / name, "segmentation/train.py")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path, num_images=6)  # 5 fit, 1 val
+
+
+# Loss
+
+
+def test_dense_loss_equals_a_loop_over_pixels():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 3, 4, dtype=torch.float64)
+    masks = torch.randint(0, 2, (2, 3, 4))  # class 2 is absent: Dice term 0
+    masks[0, 1] = 255
+    entropies, overlap, sizes = [], [0.0, 0.0], [0.0, 0.0]
+    for b in range(2):
+        for y in range(3):
+            for x in range(4):
+                k = int(masks[b, y, x])
+                if k == 255:
+                    continue
+                p = (logits[b, :, y, x] - logits[b, :, y, x].max()).exp()
+                p = p / p.sum()
+                entropies.append(-p[k].log().item())
+                overlap[k] += p[k].item()
+                for c in range(2):
+                    sizes[c] += p[c].item() + (c == k)
+    dice = sum(1 - 2 * o / s for o, s in zip(overlap, sizes, strict=True)) / 3
+    entropy = sum(entropies) / len(entropies)
+
+    total, terms = train.dense_loss(logits, masks, dice_weight=0.5)
+
+    assert terms["cross_entropy"].item() == pytest.approx(entropy, abs=1e-6)
+    assert terms["dice"].item() == pytest.approx(dice, abs=1e-6)
+    assert total.item() == pytest.approx(entropy + 0.5 * dice, abs=1e-6)
+
+
+def test_loss_of_ignored_pixels_alone_is_zero_and_differentiable():
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+
+    total, _ = train.dense_loss(logits, torch.full((2, 4, 5), 255), dice_weight=1)
+    total.backward()
+
+    assert total.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+# Training
+
+
+def test_last_batch_of_one_image_is_left_out():
+    assert [train.steps_of(n, 4) for n in (2, 4, 5, 6, 8, 9)] == [1, 1, 1, 2, 2, 2]
+
+
+def test_batches_of_one_image_are_refused():
+    with pytest.raises(ValueError, match=r"segmentation\.batch_size: expected 2 or more, got 1"):
+        train.steps_of(8, 1)
+    with pytest.raises(ValueError, match=r"at least 2 outside the validation part, got 1\. Add"):
+        train.steps_of(1, 8)
+
+
+def test_log_checkpoint_and_best_hold_what_they_should(run):
+    train.main(run.arguments())
+
+    log = run.log()  # 5 images in batches of 2, the last one is left out: 2 steps an epoch
+    assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4)]
+    assert set(log[0]) == {
+        "epoch", "step", "lr", "loss", "cross_entropy", "dice", "val_miou", "seconds",
+    }  # fmt: skip
+    assert 0 <= log[0]["val_miou"] <= 100
+    assert log[1]["lr"] == pytest.approx(1e-5)  # 1 % of segmentation.lr at the last step
+    last, best = run.checkpoint(), run.checkpoint("best.pt")
+    assert last["class_names"] == list(CLASSES)
+    assert last["mean"] == [0.485, 0.456, 0.406] and last["std"] == [0.229, 0.224, 0.225]
+    assert from_dict(last["config"]).segmentation.image_size == (32, 48)
+    assert last["progress"]["best_miou"] == max(line["val_miou"] for line in log)
+    expected = 1 if log[0]["val_miou"] >= log[1]["val_miou"] else 2
+    assert best["progress"]["epoch"] == expected
+    assert best.keys() == last.keys() - {"optimizer", "scaler"}
+
+
+def test_max_steps_ends_the_training(run):
+    train.main(run.arguments("segmentation.max_steps=3"))
+
+    assert [line["step"] for line in run.log()] == [2, 3]
+
+
+def test_training_runs_in_bfloat16_on_a_cpu(run, capsys):
+    train.main(run.arguments("segmentation.amp=bf16", "segmentation.max_steps=2"))
+
+    assert "cpu, autocast bfloat16" in capsys.readouterr().out
+    assert run.checkpoint()["model"]["segmentation_head.0.weight"].dtype == torch.float32
+
+
+def test_resume_after_an_interruption_gives_the_same_weights_bit_for_bit(run, monkeypatch):
+    arguments = run.arguments("segmentation.jitter=0.4")
+    train.main(arguments)
+    straight, straight_log = run.checkpoint()["model"], run.log()
+
+    original, calls = train.validate, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(train, "validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(arguments)
+    monkeypatch.setattr(train, "validate", original)
+    assert run.checkpoint()["progress"]["epoch"] == 1
+    torch.manual_seed(99)
+    train.main([*arguments, "--resume"])
+
+    resumed = run.checkpoint()["model"]
+    assert all(torch.equal(resumed[key], value) for key, value in straight.items())
+    without_time = [[{**x, "seconds": 0} for x in log] for log in (run.log(), straight_log)]
+    assert without_time[0] == without_time[1]
+
+
+def test_resume_with_other_settings_is_refused(run):
+    train.main(run.arguments("segmentation.max_steps=1"))
+
+    with pytest.raises(ValueError, match=r"--resume: expected .* segmentation settings, got oth"):
+        train.main([*run.arguments("segmentation.lr=0.5"), "--resume"])
+
+
+def test_resume_without_a_checkpoint_starts_anew(run):
+    train.main([*run.arguments("segmentation.max_steps=1"), "--resume"])
+
+    assert run.log()[0]["step"] == 1
+
+
+def test_missing_pseudo_labels_stop_the_training(run):
+    for path in (run.out / "pseudo_labels").glob("*.png"):
+        path.unlink()
+
+    with pytest.raises(FileNotFoundError, match=r"5 are missing: .* Run make_pseudo_labels\.py"):
+        train.main(run.arguments())
+
+
+def test_non_finite_loss_names_epoch_step_and_terms(run, monkeypatch):
+    def broken(logits, masks, dice_weight):
+        total, terms = original(logits, masks, dice_weight)
+        return total * float("nan"), terms
+
+    original = train.dense_loss
+    monkeypatch.setattr(train, "dense_loss", broken)
+
+    with pytest.raises(RuntimeError, match=r"epoch 1, step 1 \(cross_entropy .*, dice "):
+        train.main(run.arguments())
+
+
+def test_four_images_are_learnt_by_heart(tmp_path):
+    run = Run(tmp_path, num_images=5)  # 4 fit, 1 val
+    settings = ["epochs=30", "batch_size=4", "lr=1e-2", "warmup_steps=5", "flip=false", "jitter=0"]
+    arguments = run.arguments(*(f"segmentation.{s}" for s in [*settings, 'checkpoint="last"']))
+
+    train.main(arguments)
+    infer.main([*arguments, "--split", "fit"])
+
+    data = read_data(from_dict(run.checkpoint()["config"]).data, run.out / "labels.csv")
+    right = total = 0
+    for record in data.split("fit"):
+        mask = read_mask(run.out / f"pseudo_labels/{record.name}.png", 3)
+        prediction = read_mask(run.out / f"predictions/{record.name}.png", 3)
+        counted = mask != 255
+        right += (prediction == mask)[counted].sum()
+        total += counted.sum()
+    assert right / total > 0.9
+
+
+# Inference
+
+
+def test_predictions_are_native_size_index_and_colour_pictures(run, capsys):
+    train.main(run.arguments("segmentation.max_steps=1"))
+    infer.main(run.arguments())
+
+    for name in ("90t", "91t"):
+        prediction = read_mask(run.out / f"predictions/{name}.png", 3)
+        assert prediction.shape == NATIVE
+        assert Image.open(run.out / f"predictions/{name}.png").mode == "P"
+        colour = read_image(run.out / f"predictions_colour/{name}.png")
+        assert np.array_equal(colour, voc_palette()[prediction])
+    assert len(list((run.out / "predictions").iterdir())) == 2
+    assert "--kind segmentation --split test" in capsys.readouterr().out
+
+
+def test_flip_average_of_a_mirrored_image_is_mirrored():
+    torch.manual_seed(0)
+    network = build_network("deeplabv3plus", "resnet18", "none", 4).eval()
+    image = torch.randn(1, 3, 32, 48)
+
+    direct = infer.flip_averaged(network, image)
+    mirrored = infer.flip_averaged(network, image.flip(-1))
+
+    torch.testing.assert_close(mirrored.flip(-1), direct)
+    with torch.no_grad():
+        assert not torch.allclose(network(image.flip(-1)).flip(-1), network(image))
+
+
+def test_native_prediction_is_the_best_class_of_the_resized_logits():
+    # Columns 0..3 of class 1 minus class 0: -3 -1 1 3; doubled, the sign changes in the middle.
+    row = torch.tensor([-3.0, -1.0, 1.0, 3.0])
+    logits = torch.stack([torch.zeros(2, 4), row.repeat(2, 1)])
+
+    prediction = infer.native_prediction(logits, (3, 8))
+
+    assert prediction.dtype == np.uint8
+    assert prediction.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 3
+    same_size = F.interpolate(logits[None], (2, 4), mode="nearest")[0].argmax(0)
+    assert infer.native_prediction(logits, (2, 4)).tolist() == same_size.tolist()
+
+
+def test_classes_of_another_data_set_are_refused(run):
+    train.main(run.arguments("segmentation.max_steps=1"))
+    content = run.checkpoint() | {"class_names": ["inclusion", "crack"]}
+    save_checkpoint(run.out / "segmentation/best.pt", content)
+
+    expected = r"best\.pt: expected the classes inclusion, patches, scratches, got inclusion, crack"
+    with pytest.raises(ValueError, match=expected):
+        infer.main(run.arguments())
+
+
+def test_inference_needs_a_trained_network(run):
+    with pytest.raises(FileNotFoundError, match=r"best\.pt: .* Run segmentation/train\.py first"):
+        infer.main(run.arguments())
+
+
+@pytest.mark.parametrize(("stage", "own"), [(train, "--resume"), (infer, "--split")])
+def test_help_names_every_flag(stage, own, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        stage.main(["--help"])
+    printed = capsys.readouterr().out
+    assert f"usage: python -m {stage.__name__} " in printed
+    assert all(flag in printed for flag in ("--config", "--out", "--set", "--device", own))

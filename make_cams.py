@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     write_cam(path, Cam(cam, classes, scores[i].cpu().numpy()))
                 bar.update()
     print(f"wrote the CAMs of {len(records)} images to {out_dir}/: {', '.join(folders)}")
-    print(f"next: python make_pseudo_labels.py --config {args.config} --out {out_dir}")
+    print(f"next: python make_pseudo_labels.py --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
 class ScaledImages(Dataset):

@@ -1,34 +1,41 @@
 """Turn CAMs into pseudo labels, the training masks of the second stage.
 
-Reads cams/ of the run; writes pseudo_labels/<name>.png (mask values, VOC palette; 255 where the
-CAM is too close to the threshold to tell) and, once all are written, pseudo_labels/meta.json. The
-threshold comes from the CAMs of the training split alone, without a mask, or is
-pseudo_label.threshold where pseudo_label.threshold_rule is "fixed".
+Reads images, cams/ and, where pseudo_label.saliency_weight is above 0, saliency/ of the run. The
+CAMs are weighted by the saliency map, refined along the edges of the image and thresholded.
+Writes pseudo_labels/<name>.png (mask values, VOC palette; 255 where a map is too close to the
+threshold to tell) and, once all are written, pseudo_labels/meta.json. The threshold comes from the
+refined maps of the training split, without a mask, or is pseudo_label.threshold where
+pseudo_label.threshold_rule is "fixed".
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from configs import PseudoLabelConfig
 from configs.command_line import load_run, run_stage, save_config, stage_parser
-from datasets.files import Cam, read_cam, read_image, write_mask
+from datasets.files import Cam, read_cam, read_image, read_saliency, write_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
 from evaluation import auto_threshold, pooled_histogram, seed_mask
+from models.device import select_device
+from models.refine import pixel_adaptive_refinement
+
+MAX_THRESHOLD_IMAGES = 300  # that the auto threshold looks at; a histogram needs no more
 
 
-@dataclass
+@dataclasses.dataclass
 class Summary:
     """What the pseudo labels of one split look like."""
 
     num_images: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
-    without_foreground: list[str] = field(default_factory=list)  # though labelled
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
+    without_foreground: list[str] = dataclasses.field(default_factory=list)  # though labelled
 
     def add(self, record: Record, mask: np.ndarray) -> None:
         """Count one image."""
@@ -70,58 +77,100 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     save_config(config, out_dir)
     (mask_dir / "meta.json").unlink(missing_ok=True)
-    threshold = choose_threshold(config.pseudo_label, data.split("train"), cam_dir, num_classes)
+    maker = MapMaker(config.pseudo_label, out_dir, num_classes, select_device(args.device))
+    threshold = choose_threshold(config.pseudo_label, data.split("train"), maker)
     print(f"threshold {threshold:.3f} ({config.pseudo_label.threshold_rule})")
     for split in splits:
         summary = Summary()
         for record in tqdm(data.split(split), desc=f"pseudo labels, {split}", dynamic_ncols=True):
-            cam = read_cam_of(record, cam_dir, num_classes)
-            mask = pseudo_label(cam, threshold, config.pseudo_label.band)
-            _check_size(record, mask, cam_dir)
+            maps = maker.maps(record)
+            mask = pseudo_label(maps, record.classes, threshold, config.pseudo_label.band)
             write_mask(mask_dir / f"{record.name}.png", mask)
             summary.add(record, mask)
         print(f"{split}: wrote {summary.num_images} pseudo labels to {mask_dir}/")
         print("\n".join(f"  {line}" for line in summary.lines(data.class_names)))
-    rule = config.pseudo_label.threshold_rule
-    meta = {"threshold": threshold, "threshold_rule": rule, "band": config.pseudo_label.band}
+    meta = {**dataclasses.asdict(config.pseudo_label), "threshold": threshold}
     _write_json(mask_dir / "meta.json", meta)
-    print(f"next: python -m segmentation.train --config {args.config} --out {out_dir}")
+    print(f"next: python -m segmentation.train --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
-def pseudo_label(cam: Cam, threshold: float, band: float) -> np.ndarray:
+class MapMaker:
+    """Makes the maps that are thresholded from the files of a run."""
+
+    def __init__(
+        self,
+        settings: PseudoLabelConfig,
+        out_dir: Path,
+        num_classes: int,
+        device: torch.device,
+    ):
+        self.settings = settings
+        self.cam_dir = out_dir / "cams"
+        self.saliency_dir = out_dir / "saliency"
+        self.num_classes = num_classes
+        self.device = device
+
+    def maps(self, record: Record) -> np.ndarray:
+        """Return cam^(1 - w) * saliency^w, refined by the image, (M, H, W) float32 in [0, 1].
+
+        Raises:
+            ValueError: CAM or saliency map do not fit the image.
+        """
+        maps = read_cam_of(record, self.cam_dir, self.num_classes).cam
+        image = read_image(record.image)
+        _check_size(self.cam_dir / f"{record.name}.npz", maps.shape[1:], image, "make_cams.py")
+        weight = self.settings.saliency_weight
+        if weight and len(maps):
+            path = self.saliency_dir / f"{record.name}.png"
+            saliency = read_saliency(path)
+            _check_size(path, saliency.shape, image, "make_saliency.py")
+            maps = maps ** (1 - weight) * saliency**weight
+        refined = pixel_adaptive_refinement(
+            torch.from_numpy(image).to(self.device).permute(2, 0, 1).float(),
+            torch.from_numpy(maps).to(self.device),
+            self.settings.refine_steps,
+        )
+        return refined.cpu().numpy()
+
+
+def pseudo_label(
+    maps: np.ndarray, classes: Sequence[int], threshold: float, band: float
+) -> np.ndarray:
     """Return the seed mask of one image with an uncertain band around the threshold.
 
     Args:
-        cam: its CAMs; without any the mask is all background.
+        maps: (M, H, W) in [0, 1]; without any the mask is all background.
+        classes: (M,) foreground indices.
         threshold: background score in [0, 1].
-        band: pixels whose highest CAM is less than this away from the threshold become 255.
+        band: pixels whose highest value is less than this away from the threshold become 255.
 
     Returns:
         (H, W) uint8 mask values.
     """
-    mask = seed_mask(cam.cam, cam.classes, threshold)
-    if len(cam.classes):
-        mask[np.abs(cam.cam.max(axis=0) - threshold) < band] = IGNORE
+    mask = seed_mask(maps, classes, threshold)
+    if len(classes):
+        mask[np.abs(maps.max(axis=0) - threshold) < band] = IGNORE
     return mask
 
 
 def choose_threshold(
-    settings: PseudoLabelConfig, records: Sequence[Record], cam_dir: Path, num_classes: int
+    settings: PseudoLabelConfig, records: Sequence[Record], maker: MapMaker
 ) -> float:
-    """Return the fixed threshold, or the one that `auto_threshold` finds in the CAMs.
+    """Return the fixed threshold, or the one that `auto_threshold` finds in the maps.
 
     Raises:
-        ValueError: the rule is auto and the CAMs hold no two different values.
+        ValueError: the rule is auto and the maps hold no two different values.
     """
     if settings.threshold_rule == "fixed":
         return settings.threshold
-    progress = tqdm(records, desc="threshold", unit="image", dynamic_ncols=True)
-    cams = (read_cam_of(record, cam_dir, num_classes).cam for record in progress)
-    histogram = pooled_histogram(cams)
+    labelled = [record for record in records if record.classes]
+    chosen = labelled[:: -(-len(labelled) // MAX_THRESHOLD_IMAGES) or 1]
+    progress = tqdm(chosen, desc="threshold", unit="image", dynamic_ncols=True)
+    histogram = pooled_histogram(maker.maps(record) for record in progress)
     try:
         return auto_threshold(histogram)
     except ValueError as error:
-        raise ValueError(f"{cam_dir}: {error}") from error
+        raise ValueError(f"{maker.cam_dir}: {error}") from error
 
 
 def read_cam_of(record: Record, cam_dir: Path, num_classes: int) -> Cam:
@@ -167,12 +216,11 @@ def require_cams(records: Sequence[Record], cam_dir: Path) -> None:
         )
 
 
-def _check_size(record: Record, mask: np.ndarray, cam_dir: Path) -> None:
-    size = read_image(record.image).shape[:2]
-    if mask.shape != size:
+def _check_size(path: Path, size: tuple[int, ...], image: np.ndarray, made_by: str) -> None:
+    if tuple(size) != image.shape[:2]:
         raise ValueError(
-            f"{cam_dir / record.name}.npz: expected CAMs of the image's size {size}, got "
-            f"{mask.shape}. Run make_cams.py again."
+            f"{path}: expected the image's size {image.shape[:2]}, got {tuple(size)}. "
+            f"Run {made_by} again."
         )
 
 

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _log(line, stac_dir / "log.jsonl", writer)
     writer.close()
     print(f"wrote {stac_dir / 'checkpoint.pt'} (step {state['step']}) and best.pt")
-    print(f"next: python make_cams.py --config {args.config} --out {out_dir}")
+    print(f"next: python make_cams.py --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
 def batch_loss(

@@ -194,12 +194,16 @@ class PseudoLabelConfig:
 
     threshold_rule: str = "auto"  # auto: found without masks; fixed: `threshold`
     threshold: float = 0.6
-    band: float = 0.05  # CAM values within this of the threshold become 255 (ignored)
+    band: float = 0.05  # map values within this of the threshold become 255 (ignored)
+    saliency_weight: float = 0.0  # w of cam^(1 - w) * saliency^w; 0 = the CAM alone
+    refine_steps: int = 10  # iterations of the pixel-adaptive refinement; 0 = off
 
     def __post_init__(self) -> None:
         _check_choice("pseudo_label.threshold_rule", self.threshold_rule, ("auto", "fixed"))
         _check_share("pseudo_label.threshold", self.threshold)
         _check(0 <= self.band < 0.5, "pseudo_label.band", "in [0, 0.5)", self.band)
+        _check_share("pseudo_label.saliency_weight", self.saliency_weight)
+        _check_not_negative("pseudo_label", self, "refine_steps")
 
 
 @dataclass(frozen=True)

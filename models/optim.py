@@ -60,7 +60,7 @@ def finite_or_raise(total: float, terms: dict[str, float], epoch: int, step: int
         listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         raise RuntimeError(
             f"loss: expected a finite number, got {total:g} in epoch {epoch}, step {step} "
-            f"({listed}). Lower train.lr or set train.amp=off."
+            f"({listed}). Lower the learning rate or set amp to off."
         )
 
 

@@ -25,7 +25,7 @@ def pixel_adaptive_refinement(
     Args:
         image: (3, H, W) float, any range.
         maps: (M, H, W) float; M may be 0.
-        iterations: each widens the reach by the largest dilation.
+        iterations: each widens the reach by the largest dilation; 0 changes nothing.
         dilations: distances of the 8 neighbours, in pixels.
 
     Returns:
@@ -39,7 +39,7 @@ def pixel_adaptive_refinement(
             f"maps: expected the size of the image, {tuple(image.shape[1:])}, got "
             f"{tuple(maps.shape[1:])}."
         )
-    if not len(maps):
+    if not len(maps) or not iterations:
         return maps
     neighbours = _neighbours(image, dilations)  # (n, 3, H, W)
     deviation = torch.cat([neighbours, image[None]]).std(dim=0)

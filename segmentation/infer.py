@@ -76,10 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shares = zip(("background", *data.class_names), 100 * pixels / pixels.sum(), strict=True)
     print(f"wrote {len(records)} masks to {out_dir}/: predictions, predictions_colour")
     print("area: " + ", ".join(f"{name} {share:.2f} %" for name, share in shares))
-    print(
-        f"next: python evaluation.py --config {args.config} --out {out_dir} --kind segmentation"
-        f" --split {split}"
-    )
+    run = f"--config {out_dir / 'config.toml'} --out {out_dir}"
+    print(f"next: python evaluation.py {run} --kind segmentation --split {split}")
 
 
 class NamedImages(Dataset):

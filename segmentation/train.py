@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"wrote {folder / 'checkpoint.pt'} (step {state['step']}) and best.pt (mIoU with the "
         f"pseudo labels {state['best_miou']:.2f} %)"
     )
-    print(f"next: python -m segmentation.infer --config {args.config} --out {out_dir}")
+    print(f"next: python -m segmentation.infer --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
 def dense_loss(

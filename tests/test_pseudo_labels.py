@@ -7,7 +7,7 @@ from PIL import Image
 
 import make_pseudo_labels
 from configs.loading import load
-from datasets.files import Cam, read_mask, voc_palette, write_cam, write_image
+from datasets.files import Cam, read_mask, voc_palette, write_cam, write_image, write_saliency
 from make_pseudo_labels import pseudo_label
 
 LABELS = {
@@ -15,6 +15,7 @@ LABELS = {
     "1t": (1,), "2t": (),
 }  # fmt: skip
 SIZE = (6, 10)
+PLAIN = ["--set", "pseudo_label.saliency_weight=0", "pseudo_label.refine_steps=0"]
 CLASSES = ("inclusion", "patches", "scratches")
 
 
@@ -33,7 +34,7 @@ def run(tmp_path: Path) -> list[str]:
     (tmp_path / "run/labels.csv").write_text("\n".join(["name,classes", *rows]) + "\n")
     config = tmp_path / "config.toml"
     config.write_text(f'[data]\nsource = "neu_seg"\nroot = "{tmp_path / "data"}"\n')
-    return ["--config", str(config), "--out", str(tmp_path / "run")]
+    return ["--config", str(config), "--out", str(tmp_path / "run"), *PLAIN]
 
 
 def cam_of(classes: tuple[int, ...], size: tuple[int, int] = SIZE) -> Cam:
@@ -57,19 +58,17 @@ def test_band_and_threshold_equal_the_hand_calculation():
     # Highest CAM:  .25 .5 .625 .75 1   distance to .5:  .25 0 .125 .25 .5
     first = [0.25, 0.5, 0.625, 0.25, 0.0]
     second = [0.0, 0.25, 0.5, 0.75, 1.0]
-    cam = Cam(np.array([[first], [second]], np.float32), np.array([0, 2]), np.ones(3, np.float32))
+    maps, classes = np.array([[first], [second]], np.float32), (0, 2)
 
     # Ties (.5 at .5) are background; class 0 is value 1, class 2 is value 3.
-    assert pseudo_label(cam, 0.5, 0).tolist() == [[0, 0, 1, 3, 3]]
+    assert pseudo_label(maps, classes, 0.5, 0).tolist() == [[0, 0, 1, 3, 3]]
     # Band .25 takes the distances 0 and .125; .25 is not less than .25.
-    assert pseudo_label(cam, 0.5, 0.25).tolist() == [[0, 255, 255, 3, 3]]
-    assert pseudo_label(cam, 0.5, 0.26).tolist() == [[255, 255, 255, 255, 3]]
+    assert pseudo_label(maps, classes, 0.5, 0.25).tolist() == [[0, 255, 255, 3, 3]]
+    assert pseudo_label(maps, classes, 0.5, 0.26).tolist() == [[255, 255, 255, 255, 3]]
 
 
 def test_defect_free_image_is_all_background():
-    empty = Cam(np.zeros((0, 4, 7), np.float32), np.zeros(0, np.int64), np.zeros(3, np.float32))
-
-    mask = pseudo_label(empty, 0.0, 0.4)
+    mask = pseudo_label(np.zeros((0, 4, 7), np.float32), (), 0.0, 0.4)
 
     assert mask.shape == (4, 7) and mask.dtype == np.uint8
     assert not mask.any()
@@ -87,7 +86,8 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path
     assert picture.mode == "P"
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta == {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05}
+    made = {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05}
+    assert meta == {**made, "saliency_weight": 0.0, "refine_steps": 0}
 
     printed = capsys.readouterr().out
     # Train: 5 images of 60 pixels; blocks of 10: class 0 twice, 1 once, 2 twice. 10 / 300 = 3.33 %
@@ -96,6 +96,42 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path
     assert "test: wrote 2 pseudo labels" in printed
     assert "without any foreground: 0 images\n" in printed
     assert "next: python -m segmentation.train" in printed
+
+
+def test_saliency_weighs_the_cams_as_a_geometric_mean(run, tmp_path):
+    # sqrt(.875 * .5) = .661 and sqrt(.875 * .25) = .468, so .55 keeps the left part alone.
+    saliency = np.full(SIZE, 0.25)
+    saliency[:, :3] = 0.5
+    for name in LABELS:
+        write_saliency(tmp_path / f"run/saliency/{name}.png", saliency)
+
+    make_pseudo_labels.main([*run, *fixed(0.55, 0), "pseudo_label.saliency_weight=0.5"])
+
+    expected = np.zeros(SIZE, np.uint8)
+    expected[4:6, :3] = 3
+    assert np.array_equal(mask_in(tmp_path, "d"), expected)
+
+
+def test_saliency_of_another_size_is_refused(run, tmp_path):
+    for name in LABELS:
+        write_saliency(tmp_path / f"run/saliency/{name}.png", np.zeros((3, 4)))
+
+    with pytest.raises(
+        ValueError, match=r"a\.png: expected the image's size \(6, 10\), got \(3, 4\)"
+    ):
+        make_pseudo_labels.main([*run, *fixed(0.5, 0), "pseudo_label.saliency_weight=0.5"])
+
+
+def test_refinement_moves_the_border_to_the_edge_of_the_image(run, tmp_path):
+    # The CAM of class 0 ends at row 2; the bright part of the image ends at row 3.
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    picture[:3] = 200
+    write_image(tmp_path / "data/images/training/a.png", picture)
+
+    make_pseudo_labels.main([*run, *fixed(0.4, 0), "pseudo_label.refine_steps=10"])
+
+    rows = (mask_in(tmp_path, "a") == 1).any(axis=1)
+    assert rows.tolist() == [True, True, True, False, False, False]
 
 
 def test_labelled_images_that_lost_their_foreground_are_counted_and_named(run, capsys):
@@ -113,7 +149,8 @@ def test_automatic_threshold_separates_the_training_cams(run, tmp_path):
     make_pseudo_labels.main(run)
 
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta == {"threshold": pytest.approx(0.5), "threshold_rule": "auto", "band": 0.05}
+    assert meta["threshold"] == pytest.approx(0.5)
+    assert meta["threshold_rule"] == "auto"
     assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
     assert not mask_in(tmp_path, "1t").any()
 

@@ -1,7 +1,8 @@
 """Draw what a run made of some images, one row each, to look at: OUT/sheet_<split>.png.
 
-Columns: image, saliency, CAM (its classes in their colours), pseudo label, prediction, and
-truth where there are masks; what has not been made yet stays black. Colours are those of PASCAL VOC masks, white is 255.
+Columns: image, saliency, CAM (its classes in their colours), pseudo label, prediction, and truth
+where there are masks; what has not been made yet stays black. Colours are those of PASCAL VOC
+masks, white is 255.
 """
 
 from collections.abc import Callable, Sequence

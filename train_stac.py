@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_steps = min(train.epochs * steps_per_epoch, train.max_steps or 10**9)
     warmup_steps = round(train.warmup_epochs * steps_per_epoch)
     peak_lr = train.lr * train.batch_size / LR_BATCH
-    groups = parameter_groups(
-        model, train.weight_decay, train.head_lr_scale, lambda name: not name.startswith("encoder.")
-    )
+    groups = parameter_groups(model, train.weight_decay, train.head_lr_scale, model.is_new)
     optimizer = torch.optim.AdamW(groups, lr=peak_lr)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     generator = torch.Generator(device)

@@ -103,7 +103,7 @@ class TrainConfig:
     max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
     batch_size: int = 16
     lr: float = 5e-3  # of a batch of 512; scaled by batch_size / 512
-    head_lr_scale: float = 1.0  # multiplies the rate of everything that is not backbone
+    head_lr_scale: float = 1.0  # multiplies the rate of heads and class tokens
     min_lr: float = 1e-6  # not scaled: first and last rate of the schedule
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05

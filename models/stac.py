@@ -57,6 +57,15 @@ class Stac(nn.Module):
         """Name the encoder's embeddings."""
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
+    def is_new(self, name: str) -> bool:
+        """Tell whether a parameter is no part of the backbone: a head's, or a class token's.
+
+        Class tokens start as copies of one token, where the class-token contrast has no gradient;
+        at the rate of the heads the labels soon tell them apart.
+        """
+        tokens = ("encoder.cls_token", "encoder.pos_embed_cls")
+        return name in tokens or not name.startswith("encoder.")
+
     def forward(self, images: Tensor) -> StacOutput:
         """Localise.
 

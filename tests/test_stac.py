@@ -111,3 +111,14 @@ def test_model_is_rebuilt_from_its_checkpoint_alone():
 def test_image_size_is_rounded_up_to_whole_patches():
     model = build_stac(settings(image_size=[200, 200]), 1, "none")
     assert model.encoder.grid_size == (13, 13)
+
+
+def test_heads_and_class_tokens_are_new_the_rest_is_backbone():
+    model = build_stac(settings(depth=1), 2, "none")
+    new = {name for name, _ in model.named_parameters() if model.is_new(name)}
+    prefixes = {name.split(".")[0] for name in new}
+    assert prefixes == {"head", "projection", "encoder"}
+    assert {name for name in new if name.startswith("encoder.")} == {
+        "encoder.cls_token",
+        "encoder.pos_embed_cls",
+    }

@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader = DataLoader(
         dataset, config.cam.batch_size, num_workers=config.data.workers, collate_fn=_collate
     )
-    with tqdm(total=len(records), desc="CAMs", unit="image", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(records), desc="CAMs", unit="image", disable=None, dynamic_ncols=True
+    ) as bar:
         for batch in loader:
             with autocast(device, dtype):
                 maps, scores = scaled_cams(model, batch["images"], config.cam, device)

@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"threshold {threshold:.3f} ({config.pseudo_label.threshold_rule})")
     for split in splits:
         summary = Summary()
-        for record in tqdm(data.split(split), desc=f"pseudo labels, {split}", dynamic_ncols=True):
+        for record in tqdm(
+            data.split(split), desc=f"pseudo labels, {split}", disable=None, dynamic_ncols=True
+        ):
             maps = maker.maps(record)
             mask = pseudo_label(maps, record.classes, threshold, config.pseudo_label.band)
             write_mask(mask_dir / f"{record.name}.png", mask)
@@ -165,7 +167,7 @@ def choose_threshold(
         return settings.threshold
     labelled = [record for record in records if record.classes]
     chosen = labelled[:: -(-len(labelled) // MAX_THRESHOLD_IMAGES) or 1]
-    progress = tqdm(chosen, desc="threshold", unit="image", dynamic_ncols=True)
+    progress = tqdm(chosen, desc="threshold", unit="image", disable=None, dynamic_ncols=True)
     histogram = pooled_histogram(maker.maps(record) for record in progress)
     try:
         return auto_threshold(histogram)

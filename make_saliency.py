@@ -93,7 +93,7 @@ def _polarities(
     for classes in [(), *((k,) for k in range(len(data.class_names)))]:
         alike = [record for record in data.split("train") if record.classes == classes]
         voters += alike[:: max(1, math.ceil(len(alike) / MAX_VOTES))]
-    for record in tqdm(voters, desc="polarity", unit="image"):
+    for record in tqdm(voters, desc="polarity", unit="image", disable=None):
         try:
             image = read_image(record.image)
         except (ValueError, FileNotFoundError) as error:
@@ -171,7 +171,7 @@ def _write_maps(
         ValueError: with the first five problems and their total, after all other maps.
     """
     (saliency_dir / "meta.json").unlink(missing_ok=True)  # back only when all maps are there
-    for record in tqdm(records, desc="saliency", unit="image"):
+    for record in tqdm(records, desc="saliency", unit="image", disable=None):
         try:
             saliency = make_map(record, read_image(record.image))
         except (ValueError, FileNotFoundError) as error:

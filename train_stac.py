@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts |= {"mean": list(mean), "std": list(std)}
 
     writer = SummaryWriter(stac_dir / "tensorboard", purge_step=state["epoch"])
+    bar = tqdm(total=num_steps, initial=state["step"], disable=None, dynamic_ncols=True)
     while state["step"] < num_steps:
         epoch, started = state["epoch"], time.monotonic()
         model.train()
@@ -95,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         generator.manual_seed(seed)
         rows = []
         batches = _loader(fit_data, config, device, epoch)
-        bar = tqdm(batches, desc=f"epoch {epoch + 1}/{train.epochs}", dynamic_ncols=True)
-        for batch in bar:
+        bar.set_description(f"epoch {epoch + 1}")
+        for batch in batches:
             lr = rate_at(state["step"], num_steps, warmup_steps, peak_lr, train.min_lr)
             set_lr(optimizer, lr)
             with autocast(device, dtype):
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             optimizer.zero_grad(set_to_none=True)
             state["step"] += 1
             rows.append({"total": total.item(), **values})
+            bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in rows[-1].items()})
             if state["step"] == num_steps:
                 break
@@ -130,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_checkpoint(stac_dir / "checkpoint.pt", content)
         if is_best:
             save_checkpoint(stac_dir / "best.pt", content)
-        _log(line, stac_dir / "log.jsonl", writer)
+        _log(line, num_steps, stac_dir / "log.jsonl", writer)
+    bar.close()
     writer.close()
     print(f"wrote {stac_dir / 'checkpoint.pt'} (step {state['step']}) and best.pt")
     print(f"next: python make_cams.py --config {out_dir / 'config.toml'} --out {out_dir}")
@@ -236,16 +239,19 @@ def _print_start(
     )
 
 
-def _log(line: dict[str, Any], path: Path, writer: SummaryWriter) -> None:
-    """Append an epoch's line to the log and its numbers to TensorBoard."""
+def _log(line: dict[str, Any], num_steps: int, path: Path, writer: SummaryWriter) -> None:
+    """Append an epoch's line to the log, its numbers to TensorBoard, and print them."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     for part in ("train", "val"):
         for name, value in line.get(part, {}).items():
             writer.add_scalar(f"{name}/{part}", value, line["epoch"])
     writer.add_scalar("lr", line["lr"], line["epoch"])
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in line["train"].items())
+    took = f"({line['seconds']:.0f} s)"
+    print(f"epoch {line['epoch']}, step {line['step']} of {num_steps}: {terms} {took}")
     if "val" in line:
-        print(f"  validation: loss {line['val']['total']:.4f}, mAP {line['val']['map']:.2f} %")
+        print(f"  validation: loss {line['val']['total']:.3f}, mAP {line['val']['map']:.2f} %")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     dtype = amp_dtype(device, settings.amp)
     colours = voc_palette()
     pixels = np.zeros(len(data.class_names) + 1, np.int64)
-    with tqdm(total=len(records), desc="predictions", unit="image", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(records), desc="predictions", unit="image", disable=None, dynamic_ncols=True
+    ) as bar:
         for names, sizes, images in loader:
             with autocast(device, dtype):
                 logits = flip_averaged(model, images.to(device))

@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = {"config": to_dict(config), "class_names": list(data.class_names)}
     facts |= {"mean": list(mean), "std": list(std)}
 
+    bar = tqdm(total=num_steps, initial=state["step"], disable=None, dynamic_ncols=True)
     while state["step"] < num_steps:
         epoch, started = state["epoch"], time.monotonic()
         model.train()
@@ -93,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.manual_seed(settings.seed * SEED_STRIDE + epoch)
         rows = []
         batches = _loader(fit_data, config, device, epoch)
-        bar = tqdm(batches, desc=f"epoch {epoch + 1}/{settings.epochs}", dynamic_ncols=True)
-        for batch in bar:
+        bar.set_description(f"epoch {epoch + 1}")
+        for batch in batches:
             lr = rate_at(
                 state["step"], num_steps, warmup_steps, settings.lr, settings.lr * MIN_LR_SHARE
             )
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             optimizer.zero_grad(set_to_none=True)
             state["step"] += 1
             rows.append({"loss": total.item(), **values})
+            bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in rows[-1].items()})
             if state["step"] == num_steps:
                 break
@@ -129,7 +131,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_checkpoint(folder / "checkpoint.pt", content)
         with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"  validation: mIoU with the pseudo labels {miou:.2f} %")
+        print(
+            f"epoch {line['epoch']}, step {line['step']} of {num_steps}: loss {line['loss']:.3f}, "
+            f"validation mIoU with the pseudo labels {miou:.2f} % ({line['seconds']:.0f} s)"
+        )
+    bar.close()
     print(
         f"wrote {folder / 'checkpoint.pt'} (step {state['step']}) and best.pt (mIoU with the "
         f"pseudo labels {state['best_miou']:.2f} %)"

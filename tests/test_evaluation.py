@@ -236,7 +236,8 @@ class Run:
             write_mask(self.data / f"annotations/{part}/{name[0]}.png", mask)
             self.write_cam(name)
             write_saliency(self.out / f"saliency/{name}.png", np.where(mask, 200, 50) / 255)
-        self.sets = [f"data.root={self.data}", "data.source=neu_seg"]
+        types = 'cam.types=["patchcam","fused"]'
+        self.sets = [f"data.root={self.data}", "data.source=neu_seg", types]
 
     def write_cam(self, name: str, folder: str = "cams", high: float = 0.8) -> Path:
         classes = [k for k in range(3) if (MASKS[name] == k + 1).any()]

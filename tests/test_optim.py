@@ -117,7 +117,7 @@ def test_every_group_gets_the_rate_times_its_scale():
 def test_loss_that_is_no_number_names_epoch_step_and_terms(value):
     expected = (
         rf"loss: expected a finite number, got {value:g} in epoch 3, step 41 "
-        rf"\(class 0\.5, contrast {value:g}\)\. Lower train\.lr or set train\.amp=off\."
+        rf"\(class 0\.5, contrast {value:g}\)\. Lower the learning rate or set amp to off\."
     )
     with pytest.raises(RuntimeError, match=expected):
         finite_or_raise(value, {"class": 0.5, "contrast": value}, 3, 41)

@@ -126,7 +126,7 @@ def test_unreadable_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a weights file\. Set segmentation\.pre"):
         build_network("deeplabv3plus", "resnet18", str(tmp_path / "none.pth"), 4)
     (tmp_path / "w.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"w\.pth: expected a weights file, got: "):
+    with pytest.raises(ValueError, match=r"w\.pth: expected a weights file, got a damaged file"):
         build_network("deeplabv3plus", "resnet18", str(tmp_path / "w.pth"), 4)
 
 

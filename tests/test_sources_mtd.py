@@ -175,7 +175,9 @@ def test_mtd_picture_without_mask_can_be_trained_on(mtd_root, tmp_path):
 
 
 def test_share_that_leaves_no_training_picture_is_refused(mtd_root, tmp_path):
-    with pytest.raises(ValueError, match="train: expected at least 2 images, got 0"):
+    with pytest.raises(
+        ValueError, match="train: expected at least 2 images, one of them for validation, got 0"
+    ):
         read_data(mtd(mtd_root, test_share=0.999999), tmp_path / "labels.csv")
 
 

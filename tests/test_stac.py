@@ -114,7 +114,7 @@ def test_image_size_is_rounded_up_to_whole_patches():
 
 
 def test_heads_and_class_tokens_are_new_the_rest_is_backbone():
-    model = build_stac(settings(depth=1), 2, "none")
+    model = build_stac(settings(depth=1, attention_layers=1), 2, "none")
     new = {name for name, _ in model.named_parameters() if model.is_new(name)}
     prefixes = {name.split(".")[0] for name in new}
     assert prefixes == {"head", "projection", "encoder"}

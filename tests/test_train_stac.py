@@ -26,6 +26,7 @@ TINY = [
     "train.epochs=2",
     "train.warmup_epochs=0.5",
     "train.lr=0.02",
+    "train.eval_every=1",
     "train.amp=off",
     "loss.num_anchors=8",
     "loss.num_negatives=8",

@@ -23,7 +23,7 @@ from datasets.record import Record
 from datasets.sources import Data, read_data
 from datasets.transforms import as_image, eval_transform
 from models.cam import combine, min_max, resize_and_sum
-from models.checkpoint import load_checkpoint
+from models.checkpoint import check_classes, load_checkpoint
 from models.device import amp_dtype, autocast, select_device
 from models.stac import Stac, image_scores, stac_from_checkpoint
 from models.vit import whole_patches
@@ -45,11 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = load_checkpoint(out_dir / "stac" / name, "train_stac.py")
 
     data = read_data(config.data, out_dir / "labels.csv")
-    if list(data.class_names) != checkpoint["class_names"]:
-        raise ValueError(
-            f"{out_dir / 'stac' / name}: expected the classes {', '.join(data.class_names)}, got "
-            f"{', '.join(checkpoint['class_names'])}. Train on this data set first."
-        )
+    check_classes(checkpoint, data.class_names, out_dir / "stac" / name)
     model = stac_from_checkpoint(checkpoint).to(device)
     records = records_of(data, args.split or ["train", config.data.eval_split])
     save_config(config, out_dir)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -29,8 +29,15 @@ from losses.stac import stac_loss
 from models.cam import training_cam
 from models.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
 from models.device import amp_dtype, autocast, select_device
-from models.optim import batches_of, finite_or_raise, mean_terms, parameter_groups, set_lr
-from models.optim import warmup_cosine as rate_at
+from models.optim import (
+    batches_of,
+    finite_or_raise,
+    mean_terms,
+    optimizer_step,
+    parameter_groups,
+    set_lr,
+    warmup_cosine,
+)
 from models.stac import Stac, build_stac, image_scores
 from models.vit import normalisation, whole_patches
 
@@ -98,19 +105,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         batches = _loader(fit_data, config, device, epoch)
         bar.set_description(f"epoch {epoch + 1}")
         for batch in batches:
-            lr = rate_at(state["step"], num_steps, warmup_steps, peak_lr, train.min_lr)
+            lr = warmup_cosine(state["step"], num_steps, warmup_steps, peak_lr, train.min_lr)
             set_lr(optimizer, lr)
             with autocast(device, dtype):
                 total, terms, _ = batch_loss(model, batch, config, device, generator)
             values = {name: term.item() for name, term in terms.items()}
             finite_or_raise(total.item(), values, epoch + 1, state["step"] + 1)
-            scaler.scale(total).backward()
-            if train.clip_norm:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer_step(total, model, optimizer, scaler, train.clip_norm)
             state["step"] += 1
             rows.append({"total": total.item(), **values})
             bar.update()

@@ -1,6 +1,7 @@
 """Checkpoints: plain dictionaries of tensors and simple values, never arbitrary pickles."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{path}: expected a checkpoint of {made_by}, got another file.")
     return content
+
+
+def check_classes(content: dict[str, Any], class_names: Sequence[str], path: Path) -> None:
+    """Refuse a checkpoint that was trained for other classes.
+
+    Raises:
+        ValueError: names differ, or their order.
+    """
+    if list(class_names) != content["class_names"]:
+        raise ValueError(
+            f"{path}: expected the classes {', '.join(class_names)}, got "
+            f"{', '.join(content['class_names'])}. Train on this data set first."
+        )
 
 
 def training_state(

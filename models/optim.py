@@ -50,6 +50,23 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
+def optimizer_step(
+    total: torch.Tensor,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    clip_norm: float,
+) -> None:
+    """Move the weights by one batch: backward, clip the gradient's norm (0 = not), step."""
+    scaler.scale(total).backward()
+    if clip_norm:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def finite_or_raise(total: float, terms: dict[str, float], epoch: int, step: int) -> None:
     """Stop a training whose loss is no number.
 

@@ -22,7 +22,7 @@ from datasets.files import read_image, voc_palette, write_image, write_mask
 from datasets.record import Record
 from datasets.sources import read_data
 from datasets.transforms import as_image, eval_transform
-from models.checkpoint import load_checkpoint
+from models.checkpoint import check_classes, load_checkpoint
 from models.device import amp_dtype, autocast, select_device
 from segmentation.networks import build_network, network_size
 
@@ -45,11 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = load_checkpoint(path, "segmentation/train.py")
 
     data = read_data(config.data, out_dir / "labels.csv")
-    if list(data.class_names) != checkpoint["class_names"]:
-        raise ValueError(
-            f"{path}: expected the classes {', '.join(data.class_names)}, got "
-            f"{', '.join(checkpoint['class_names'])}. Train on this data set first."
-        )
+    check_classes(checkpoint, data.class_names, path)
     model = network_from_checkpoint(checkpoint).to(device)
     split = args.split or config.data.eval_split
     records = data.split(split)

@@ -27,8 +27,15 @@ from datasets.transforms import eval_transform, train_transform
 from evaluation import ConfusionMatrix
 from models.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
 from models.device import amp_dtype, autocast, select_device
-from models.optim import batches_of, finite_or_raise, mean_terms, parameter_groups, set_lr
-from models.optim import warmup_cosine as rate_at
+from models.optim import (
+    batches_of,
+    finite_or_raise,
+    mean_terms,
+    optimizer_step,
+    parameter_groups,
+    set_lr,
+    warmup_cosine,
+)
 from segmentation.networks import build_network, network_size, normalisation
 
 MIN_LR_SHARE = 0.01  # of segmentation.lr: first and last rate of the schedule
@@ -96,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batches = _loader(fit_data, config, device, epoch)
         bar.set_description(f"epoch {epoch + 1}")
         for batch in batches:
-            lr = rate_at(
+            lr = warmup_cosine(
                 state["step"], num_steps, warmup_steps, settings.lr, settings.lr * MIN_LR_SHARE
             )
             set_lr(optimizer, lr)
@@ -105,12 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             total, terms = dense_loss(logits, batch["mask"].to(device), settings.dice)
             values = {name: term.item() for name, term in terms.items()}
             finite_or_raise(total.detach(), values, epoch + 1, state["step"] + 1)
-            scaler.scale(total).backward()
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer_step(total, model, optimizer, scaler, CLIP_NORM)
             state["step"] += 1
             rows.append({"loss": total.item(), **values})
             bar.update()

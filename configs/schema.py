@@ -165,7 +165,7 @@ class LossConfig:
 class CamConfig:
     """Class activation maps written by make_cams.py."""
 
-    types: tuple[str, ...] = ("patchcam",)  # the first is the main one; each gets its folder
+    types: tuple[str, ...] = ("fused",)  # the first is the main one; each gets its folder
     labels: tuple[str, ...] = ("given",)  # given, predicted: each gets its folder
     scales: tuple[float, ...] = (1.0, 2.0)
     flip: bool = True

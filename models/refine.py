@@ -41,17 +41,20 @@ def pixel_adaptive_refinement(
         )
     if not len(maps) or not iterations:
         return maps
-    neighbours = _neighbours(image, dilations)  # (n, 3, H, W)
+    neighbours = torch.stack(_neighbours(image, dilations))  # (n, 3, H, W)
     deviation = torch.cat([neighbours, image[None]]).std(dim=0)
     distance = (neighbours - image).abs() / (SHARPNESS * deviation + 1e-8)
     weights = torch.softmax(-distance.mean(dim=1), dim=0)  # (n, H, W)
     for _ in range(iterations):
-        maps = torch.einsum("nhw,nmhw->mhw", weights, _neighbours(maps, dilations))
+        refined = torch.zeros_like(maps)
+        for weight, neighbour in zip(weights, _neighbours(maps, dilations), strict=True):
+            refined.addcmul_(weight, neighbour)
+        maps = refined
     return maps
 
 
-def _neighbours(values: Tensor, dilations: Sequence[int]) -> Tensor:
-    """Return each pixel's 8 neighbours at each distance, (8 * len(dilations), C, H, W).
+def _neighbours(values: Tensor, dilations: Sequence[int]) -> list[Tensor]:
+    """Return each pixel's 8 neighbours at each distance, 8 * len(dilations) views (C, H, W).
 
     Beyond the border the border's values go on.
     """
@@ -63,4 +66,4 @@ def _neighbours(values: Tensor, dilations: Sequence[int]) -> Tensor:
         for y, x in OFFSETS:
             top, left = reach + y * dilation, reach + x * dilation
             shifted.append(padded[:, top : top + height, left : left + width])
-    return torch.stack(shifted)
+    return shifted

@@ -139,7 +139,7 @@ def test_folders_are_named_by_type_and_labels():
         "cams_patchcam": ("patchcam", "given"),
         "cams_patchcam_predicted": ("patchcam", "predicted"),
     }
-    assert make_cams.cam_folders(Config().cam) == {"cams": ("patchcam", "given")}
+    assert make_cams.cam_folders(Config().cam) == {"cams": ("fused", "given")}
 
 
 def test_missing_checkpoint_and_other_classes_are_refused(run_dir, tmp_path):

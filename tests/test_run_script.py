@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ ALL_CALLS = [
     "evaluation.py saliency test",
     "train_stac.py --resume",
     "make_cams.py",
-    "evaluation.py cam patchcam given test",
+    "evaluation.py cam fused given test",
     "evaluation.py cam given train",
     "make_pseudo_labels.py",
     "evaluation.py pseudo_label train",
@@ -72,6 +73,8 @@ class Runner:
             cwd=self.folder,
             env=os.environ | {"PYTHON": str(self.python), "CALLS": str(log), "FAIL": fail},
             stdin=subprocess.DEVNULL,
+            # A test run in the background ignores SIGINT, and bash could not trap it then.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             capture_output=True,
             text=True,
         )

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from configs import Config, fingerprint, from_dict, to_dict
+from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.sources import read_data
 from datasets.transforms import eval_transform, train_transform
@@ -42,6 +42,7 @@ from models.stac import Stac, build_stac, image_scores
 from models.vit import normalisation, whole_patches
 
 LR_BATCH = 512  # train.lr is the rate of a batch of this size
+RESUME_SECTIONS = ("data", "saliency", "train", "loss")  # must not change on the way
 SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
 
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_config(config, out_dir)
     if args.resume and (stac_dir / "checkpoint.pt").is_file():
         checkpoint = load_checkpoint(stac_dir / "checkpoint.pt", "train_stac.py")
-        _same_run(checkpoint, config)
+        refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, "stac/checkpoint.pt")
         state = restore_training(checkpoint, model, optimizer, scaler)
     else:
         (stac_dir / "log.jsonl").unlink(missing_ok=True)
@@ -216,16 +217,6 @@ def _loader(dataset: WeakDataset, config: Config, device: torch.device, epoch: i
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(config.train.seed * SEED_STRIDE + epoch),
     )
-
-
-def _same_run(checkpoint: dict[str, Any], config: Config) -> None:
-    sections = ("data", "saliency", "train", "loss")
-    theirs = from_dict(checkpoint["config"])
-    if fingerprint(theirs, sections) != fingerprint(config, sections):
-        raise ValueError(
-            "--resume: expected stac/checkpoint.pt of the same data, saliency, train and loss "
-            "settings, got others. Train without --resume, or into another --out."
-        )
 
 
 def _print_start(

@@ -1,6 +1,13 @@
 """Typed configuration: one dataclass per stage, one TOML per data set."""
 
-from configs.loading import fingerprint, from_dict, load, to_dict, to_toml
+from configs.loading import (
+    fingerprint,
+    from_dict,
+    load,
+    refuse_other_settings,
+    to_dict,
+    to_toml,
+)
 from configs.schema import (
     CamConfig,
     Config,
@@ -24,6 +31,7 @@ __all__ = [
     "fingerprint",
     "from_dict",
     "load",
+    "refuse_other_settings",
     "to_dict",
     "to_toml",
 ]

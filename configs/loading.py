@@ -8,7 +8,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,28 @@ def fingerprint(config: Config, sections: Iterable[str] | None = None) -> str:
     table = to_dict(config)
     chosen = {section: table[section] for section in sections or table}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def refuse_other_settings(
+    saved: Mapping[str, Any], config: Config, sections: Sequence[str], name: str
+) -> None:
+    """Check that a checkpoint to resume from was made with the settings of this run.
+
+    Args:
+        saved: config inside the checkpoint, as `to_dict` gives it.
+        config: of this run.
+        sections: two or more that decide the training.
+        name: of the checkpoint, for the error.
+
+    Raises:
+        ValueError: a value of the sections differs.
+    """
+    if fingerprint(from_dict(saved), sections) != fingerprint(config, sections):
+        listed = f"{', '.join(sections[:-1])} and {sections[-1]}"
+        raise ValueError(
+            f"--resume: expected {name} of the same {listed} settings, got others. "
+            "Train without --resume, or into another --out."
+        )
 
 
 def _toml_value(value: Any) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from configs import Config, SegmentationConfig, fingerprint, from_dict, to_dict
+from configs import Config, SegmentationConfig, refuse_other_settings, to_dict
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.dense import DenseDataset
 from datasets.record import IGNORE
@@ -40,6 +40,7 @@ from segmentation.networks import build_network, network_size, normalisation
 
 MIN_LR_SHARE = 0.01  # of segmentation.lr: first and last rate of the schedule
 CLIP_NORM = 5.0
+RESUME_SECTIONS = ("data", "pseudo_label", "segmentation")  # must not change on the way
 SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
 
 
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_config(config, out_dir)
     if args.resume and (folder / "checkpoint.pt").is_file():
         checkpoint = load_checkpoint(folder / "checkpoint.pt", "segmentation/train.py")
-        _same_run(checkpoint, config)
+        refuse_other_settings(
+            checkpoint["config"], config, RESUME_SECTIONS, "segmentation/checkpoint.pt"
+        )
         state = restore_training(checkpoint, model, optimizer, scaler)
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
@@ -217,16 +220,6 @@ def _loader(dataset: DenseDataset, config: Config, device: torch.device, epoch: 
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(settings.seed * SEED_STRIDE + epoch),
     )
-
-
-def _same_run(checkpoint: dict[str, Any], config: Config) -> None:
-    sections = ("data", "pseudo_label", "segmentation")
-    theirs = from_dict(checkpoint["config"])
-    if fingerprint(theirs, sections) != fingerprint(config, sections):
-        raise ValueError(
-            "--resume: expected segmentation/checkpoint.pt of the same data, pseudo_label and "
-            "segmentation settings, got others. Train without --resume, or into another --out."
-        )
 
 
 def _print_start(

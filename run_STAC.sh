@@ -4,14 +4,15 @@ set -euo pipefail
 
 usage() {
   cat <<'HELP'
-usage: bash run_STAC.sh [CONFIG] [--set KEY=VALUE ...] [--out DIR] [--device D] [--restart]
+usage: bash run_STAC.sh [CONFIG ...] [--set KEY=VALUE ...] [--out DIR] [--device D] [--restart]
 
 Runs saliency, training, CAMs, pseudo labels and segmentation of one config, scores each against
 the masks where the data has them, and prints one table. Sets itself up first (see README, Install).
 
-  CONFIG               settings of all stages (default: configs/sample.toml, the built-in sample)
+  CONFIG ...           settings of all stages; keys of a later file replace those of an earlier
+                       one (default: configs/sample.toml, the built-in sample)
   --set KEY=VALUE ...  override settings, for example --set data.root=/data/NEU-Seg train.epochs=20
-  --out DIR            run folder for every file of the run (default: runs/<name of CONFIG>)
+  --out DIR            run folder for every file of the run (default: runs/<names of CONFIG>)
   --device D           auto, cpu or cuda (default: auto, CUDA where there is one)
   --restart            begin anew: remove what earlier calls wrote to the run folder
   -h, --help           show this
@@ -30,7 +31,7 @@ usage_error() {
   exit 2
 }
 
-config="" out="" device=auto restart=false overrides=()
+configs=() out="" device=auto restart=false overrides=()
 while (($#)); do
   option=$1
   shift
@@ -53,10 +54,7 @@ while (($#)); do
       done
       ;;
     -*) usage_error "$option: unknown option." ;;
-    *)
-      [[ -z $config ]] || usage_error "$option: expected one CONFIG, got $config too."
-      config=$option
-      ;;
+    *) configs+=("$option") ;;
   esac
 done
 [[ $device =~ ^(auto|cpu|cuda)$ ]] ||
@@ -64,16 +62,21 @@ done
 
 # shellcheck source=setup_environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup_environment.sh"
-config=${config:-$root/configs/sample.toml}
-[[ -e $config || ! -e $root/$config ]] || config=$root/$config
-config=$(realpath -m -- "$config")
-out=$(realpath -m -- "${out:-$root/runs/$(basename "$config" .toml)}")
+((${#configs[@]})) || configs=("$root/configs/sample.toml")
+name=""
+for i in "${!configs[@]}"; do
+  config=${configs[i]}
+  [[ -e $config || ! -e $root/$config ]] || config=$root/$config
+  configs[i]=$(realpath -m -- "$config")
+  name+=_$(basename "$config" .toml)
+done
+out=$(realpath -m -- "${out:-$root/runs/${name#_}}")
 cd -- "$root"
 
 settings=()
 ((${#overrides[@]} == 0)) || settings=(--set "${overrides[@]}")
-common=(--config "$config" "${settings[@]}" --out "$out")
-again=(bash "$root/run_STAC.sh" "$config" "${settings[@]}" --out "$out" --device "$device")
+common=(--config "${configs[@]}" "${settings[@]}" --out "$out")
+again=(bash "$root/run_STAC.sh" "${configs[@]}" "${settings[@]}" --out "$out" --device "$device")
 
 keys=(data.source data.root data.eval_split cam.types cam.labels)
 printed=$("$python" -m configs "${common[@]}" --get "${keys[@]}" --fingerprints)
@@ -194,7 +197,7 @@ if [[ -n $made_from && ($made_from != "$origin" || $restart == true) ]]; then
 fi
 [[ -e $out/labels.csv ]] || echo "$origin" >"$out/stages/labels"
 
-echo "config $config, run folder $out, device $device"
+echo "config ${configs[*]}, run folder $out, device $device"
 begin_run=$SECONDS number=0
 trap 'leave 130 "was interrupted"' INT
 for line in "${fingerprints[@]}"; do
@@ -225,6 +228,6 @@ echo "every stage in $out is up to date, $(minutes_since "$begin_run")"
 if [[ $source == sample ]]; then
   echo "next, real images: bash run_STAC.sh configs/neu_seg_cpu.toml --set data.root=/path/to/NEU-Seg"
 else
-  echo "next, other settings beside this run: bash run_STAC.sh $config --set loss.contrast=0.1" \
+  echo "next, other settings beside this run: bash run_STAC.sh ${configs[*]} --set loss.contrast=0.1" \
     "--out $out-contrast-0.1"
 fi

@@ -21,14 +21,16 @@ def stage_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config",
-        default=str(ROOT / "configs/sample.toml"),
+        nargs="+",
+        default=[str(ROOT / "configs/sample.toml")],
         metavar="TOML",
-        help="settings of all stages (default: the built-in sample, configs/sample.toml)",
+        help="settings of all stages; keys of a later file replace those of an earlier one "
+        "(default: the built-in sample, configs/sample.toml)",
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="run folder that holds every file of the run (default: runs/<name of the config>)",
+        help="run folder that holds every file of the run (default: runs/<names of the configs>)",
     )
     parser.add_argument(
         "--set",
@@ -49,8 +51,8 @@ def stage_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
 
 def load_run(args: argparse.Namespace) -> tuple[Config, Path]:
     """Return the config and the run folder of parsed `stage_parser` arguments."""
-    config = load(args.config, args.set)
-    return config, Path(args.out) if args.out else Path("runs") / Path(args.config).stem
+    name = "_".join(Path(path).stem for path in args.config)
+    return load(args.config, args.set), Path(args.out or f"runs/{name}")
 
 
 def save_config(config: Config, out_dir: Path) -> None:

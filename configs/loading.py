@@ -15,11 +15,12 @@ from typing import Any
 from configs.schema import Config
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a TOML config, apply overrides and check every value.
+def load(paths: str | Path | Sequence[str | Path], overrides: Iterable[str] = ()) -> Config:
+    """Read TOML configs, apply overrides and check every value.
 
     Args:
-        path: TOML file with one table per stage; keys left out keep their defaults.
+        paths: one or several TOML files with a table per stage. A later file replaces the keys
+            it has of the earlier ones; keys in none of them keep their defaults.
         overrides: "section.key=value" strings; the value is written as in TOML, and a plain
             word needs no quotes.
 
@@ -27,18 +28,17 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         FileNotFoundError: no such file; the message lists the configs beside it.
         ValueError: not TOML, an unknown key, a wrong type or an impossible value.
     """
-    path = Path(path)
-    if not path.is_file():
-        shipped = ", ".join(sorted(str(p) for p in Path(__file__).parent.glob("**/*.toml")))
-        raise FileNotFoundError(f"{path}: expected a config file. Shipped ones: {shipped}.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected TOML, got: {error}.") from error
+    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    table: dict[str, Any] = {}
+    for path in paths:
+        for section, values in _read_toml(path).items():
+            if isinstance(values, dict) and isinstance(table.get(section), dict):
+                values = table[section] | values
+            table[section] = values
     try:
         return from_dict(_with_overrides(table, overrides))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{' + '.join(map(str, paths))}: {error}") from error
 
 
 def from_dict(table: Mapping[str, Any]) -> Config:
@@ -101,6 +101,16 @@ def refuse_other_settings(
             f"--resume: expected {name} of the same {listed} settings, got others. "
             "Train without --resume, or into another --out."
         )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        shipped = ", ".join(sorted(str(p) for p in Path(__file__).parent.glob("**/*.toml")))
+        raise FileNotFoundError(f"{path}: expected a config file. Shipped ones: {shipped}.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected TOML, got: {error}.") from error
 
 
 def _toml_value(value: Any) -> str:

@@ -60,6 +60,32 @@ def test_values_of_a_file_replace_defaults(tmp_path):
     assert config.data == configs.DataConfig()
 
 
+def test_a_later_file_replaces_the_keys_it_has(tmp_path):
+    (tmp_path / "data.toml").write_text("[loss]\ntoken = 2\nsaliency = 3\n[train]\nepochs = 7\n")
+    (tmp_path / "variant.toml").write_text("[loss]\nsaliency = 0\n")
+    files = [tmp_path / "data.toml", tmp_path / "variant.toml"]
+
+    config = configs.load(files, ["train.lr=1"])
+    assert config.loss == configs.LossConfig(token=2.0, saliency=0.0)
+    assert config.train == configs.TrainConfig(epochs=7, lr=1.0)
+    with pytest.raises(ValueError, match=r"data\.toml \+ .*variant\.toml: train\.lr: expected"):
+        configs.load(files, ["train.lr=0"])
+
+
+def test_the_ablation_switches_single_losses_of_any_data_set():
+    losses = {
+        path.stem: configs.load([ROOT / "configs/neu_seg.toml", path]).loss
+        for path in (ROOT / "configs/ablation").glob("*.toml")
+    }
+    whole = configs.load(ROOT / "configs/neu_seg.toml").loss
+    assert losses == {
+        "base": dataclasses.replace(whole, saliency=0.0, contrast=0.0),
+        "contrast": dataclasses.replace(whole, saliency=0.0),
+        "saliency": dataclasses.replace(whole, contrast=0.0),
+        "full": whole,
+    }
+
+
 def test_an_unknown_key_is_named_with_the_closest_and_all_valid_ones(tmp_path):
     with pytest.raises(ValueError, match=r"config\.toml: loss\.contrst: unknown key\.") as error:
         loaded(tmp_path, "[loss]\ncontrst = 0.1\n")

@@ -290,6 +290,16 @@ def test_results_of_removed_files_leave_the_table(runner):
     assert (runner.out / "stages/old_results.jsonl").read_text() == rows[3] + rows[2]
 
 
+def test_a_later_config_replaces_keys_of_an_earlier_one(runner):
+    run = runner("configs/mtd.toml", "configs/ablation/base.toml")
+
+    assert run.returncode == 0, run.stderr
+    expected = ["--config", *(str(ROOT / f"configs/{c}.toml") for c in ("mtd", "ablation/base"))]
+    for call in runner.full_calls:
+        start = call.index("--config")
+        assert call[start : start + 3] == expected
+
+
 def test_config_and_folder_are_relative_to_the_caller(runner):
     (runner.folder / "tiles.toml").write_text('[data]\nsource = "mtd"\n')
 
@@ -311,7 +321,7 @@ def test_help_names_every_option(runner):
     run = runner("--help")
 
     assert run.returncode == 0
-    for word in ("[CONFIG]", "--set", "--out", "--device", "--restart", "data.root", "PYTHON="):
+    for word in ("[CONFIG ...]", "--set", "--out", "--device", "--restart", "data.root", "PYTHON="):
         assert word in run.stdout
 
 
@@ -323,7 +333,6 @@ def test_help_names_every_option(runner):
         (["--set"], "--set: expected KEY=VALUE, got nothing."),
         (["--set", "train.epochs"], "--set: expected KEY=VALUE, got train.epochs."),
         (["--set", "--restart"], "--set: expected KEY=VALUE, got --restart."),
-        (["a.toml", "b.toml"], "b.toml: expected one CONFIG, got a.toml too."),
         (["--device", "tpu"], "--device: expected auto, cpu or cuda, got tpu."),
     ],
 )

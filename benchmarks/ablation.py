@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs import load
+from configs import fingerprint, load
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from configs.schema import CAM_TYPES
 
@@ -37,39 +37,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, out_dir = load_run(args)
     if not args.out:
         out_dir = out_dir.with_name(f"{out_dir.name}_ablation")
-    for variant in args.variants:
-        load([*args.config, variant], args.set)  # a wrong one is found before the first training
+    runs = {}
+    for seed in args.seeds:  # all variants of one seed first: an early look compares them
+        for variant in args.variants:
+            changes = [f"train.seed={seed}", f"cam.types={json.dumps(CAM_TYPES)}"]
+            changes.append('cam.labels=["given"]')
+            name = Path(variant).stem
+            whole = load([*args.config, variant], [*args.set, *changes])
+            runs[out_dir / f"{name}_{seed}"] = (name, variant, changes, fingerprint(whole))
 
     saliency_dir = out_dir / "saliency_run"
     _stage(["make_saliency.py"], args, [], saliency_dir, [])
     rows = []
-    for seed in args.seeds:  # all variants of one seed first: an early look compares them
-        for variant in args.variants:
-            run_dir = out_dir / f"{Path(variant).stem}_{seed}"
-            if not (run_dir / "results.jsonl").is_file():
-                _train_and_score(args, variant, seed, run_dir, saliency_dir / "saliency")
-            lines = (run_dir / "results.jsonl").read_text(encoding="utf-8").splitlines()
-            rows += [{"variant": Path(variant).stem, **json.loads(line)} for line in lines]
+    for run_dir, (name, variant, changes, config_sha) in runs.items():
+        found = _results(run_dir, config_sha)
+        if len(found) < len(CAM_TYPES) * len(RULES):
+            print(f"{run_dir}: {variant}, {changes[0]}", flush=True)
+            (run_dir / "results.jsonl").unlink(missing_ok=True)
+            maps = ["--from-dir", str(saliency_dir / "saliency")]
+            stages = [["make_saliency.py", *maps], ["train_stac.py", "--resume"], ["make_cams.py"]]
+            for cam_type in CAM_TYPES:
+                score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
+                stages.append([*score, "--threshold-rule", *RULES])
+            for words in stages:
+                _stage(words, args, [variant], run_dir, changes)
+            found = _results(run_dir, config_sha)
+        rows += [{"variant": name, **row} for row in found]
     print(table(rows, config.data.eval_split))
 
 
-def _train_and_score(
-    args: argparse.Namespace, variant: str, seed: int, run_dir: Path, saliency_dir: Path
-) -> None:
-    types = json.dumps(list(CAM_TYPES))
-    changes = [f"train.seed={seed}", f"cam.types={types}", 'cam.labels=["given"]']
-
-    def stage(*words: str) -> None:
-        _stage(list(words), args, [variant], run_dir, changes)
-
-    print(f"variant {Path(variant).stem}, seed {seed}: {run_dir}", flush=True)
-    stage("make_saliency.py", "--from-dir", str(saliency_dir))
-    stage("train_stac.py", "--resume")
-    stage("make_cams.py")
-    # Scores are gathered aside, so that results.jsonl stands for a complete variant.
-    for cam_type in CAM_TYPES:
-        rules = ("--threshold-rule", *RULES)
-        stage("evaluation.py", "--kind", "cam", "--cam-type", cam_type, *rules)
+def _results(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:
+    """Return the rows of a run that were scored with these settings."""
+    path = run_dir / "results.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [row for row in map(json.loads, lines) if row["config_sha"] == config_sha]
 
 
 def _stage(
@@ -106,25 +107,24 @@ def table(rows: Sequence[dict[str, Any]], split: str) -> str:
 
     Args:
         rows: lines of results.jsonl, each with its variant added.
-        split: rows of other splits are left out.
+        split: that was scored, for the heading.
     """
-    rules = [f"{cam_type} {rule}" for cam_type in CAM_TYPES for rule in RULES]
-    lines = [f"| {split}, mIoU | runs | " + " | ".join(rules) + " |", "|---" * (len(rules) + 2) + "|"]
+    columns = [(cam_type, rule) for cam_type in CAM_TYPES for rule in RULES]
+    names = (f"{cam_type}, {rule}" for cam_type, rule in columns)
+    lines = [f"| mIoU, {split} | runs | {' | '.join(names)} |", "|---" * (len(columns) + 2) + "|"]
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        cells, runs = [], set()
-        for cam_type in CAM_TYPES:
-            for rule in RULES:
-                values = [
-                    row["miou"]
-                    for row in rows
-                    if (row["variant"], row["split"], row["cam_type"], row["threshold_rule"])
-                    == (variant, split, cam_type, rule)
-                ]
-                runs.add(len(values))
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                cells.append(f"{statistics.mean(values):.2f} ± {spread:.2f}")
-        lines.append(f"| {variant} | {'/'.join(map(str, sorted(runs)))} | {' | '.join(cells)} |")
+        scores: dict[tuple[str, str], list[float]] = {column: [] for column in columns}
+        for row in rows:
+            if row["variant"] == variant:
+                scores[row["cam_type"], row["threshold_rule"]].append(row["miou"])
+        cells = (f"{statistics.mean(s):.2f} ± {_deviation(s):.2f}" for s in scores.values())
+        runs = len(next(iter(scores.values())))
+        lines.append(f"| {variant} | {runs} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Turn a checkpoint into class activation maps at native image size (METHOD A).
 
-Reads stac/checkpoint.pt (or best.pt) and images; writes cams/<name>.npz for the first of
-cam.types with the given labels, and a folder for each further type (cams_<type>) and for
-predicted labels (..._predicted). Each folder's meta.json says how its maps were made.
+Reads stac/checkpoint.pt (or best.pt, or any --checkpoint) and images; writes cams/<name>.npz for
+the first of cam.types with the given labels, and a folder for each further type (cams_<type>) and
+for predicted labels (..._predicted). Each folder's meta.json says how its maps were made.
 """
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,21 +39,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="SPLIT",
         help="train, val or test (default: train and data.eval_split)",
     )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help=".pt or .safetensors of train_stac.py or import_checkpoint.py (default: stac/"
+        "checkpoint.pt of the run, or best.pt by cam.checkpoint)",
+    )
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
     device = select_device(args.device)
     name = "checkpoint.pt" if config.cam.checkpoint == "last" else "best.pt"
-    checkpoint = load_checkpoint(out_dir / "stac" / name, "train_stac.py")
+    path = args.checkpoint or out_dir / "stac" / name
+    checkpoint = load_checkpoint(path, "train_stac.py")
 
     data = read_data(config.data, out_dir / "labels.csv")
-    check_classes(checkpoint, data.class_names, out_dir / "stac" / name)
+    check_classes(checkpoint, data.class_names, path)
     model = stac_from_checkpoint(checkpoint).to(device)
     records = records_of(data, args.split or ["train", config.data.eval_split])
     save_config(config, out_dir)
     folders = cam_folders(config.cam)
     for folder, (cam_type, labels) in folders.items():
         meta = {"type": cam_type, "labels": labels, "scales": list(config.cam.scales)}
-        meta |= {"flip": config.cam.flip, "checkpoint": name, **checkpoint["progress"]}
+        meta |= {"flip": config.cam.flip, "checkpoint": path.name, **checkpoint["progress"]}
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
         (out_dir / folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     dtype = amp_dtype(device, checkpoint["config"]["train"]["amp"])

@@ -1,8 +1,8 @@
 """Train the STAC localiser from images, image labels and saliency maps (METHOD A-D).
 
 Reads images, labels.csv and saliency/ of the run; writes stac/checkpoint.pt (the last epoch, with
-all that an exact resume needs), stac/best.pt (lowest validation loss), stac/log.jsonl and
-TensorBoard curves. Validation uses images and labels held out of the training split; no pixel
+all that an exact resume needs), stac/best.pt (lowest validation loss), stac/log.jsonl,
+TensorBoard curves and, at the end, stac/model.safetensors with model.json to hand on. Validation uses images and labels held out of the training split; no pixel
 mask is opened.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
+from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -27,7 +28,13 @@ from datasets.transforms import eval_transform, train_transform
 from datasets.weak import WeakDataset, with_saliency
 from losses.stac import stac_loss
 from models.cam import training_cam
-from models.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
+from models.checkpoint import (
+    load_checkpoint,
+    restore_training,
+    save_checkpoint,
+    save_weights,
+    training_state,
+)
 from models.device import amp_dtype, autocast, select_device
 from models.optim import (
     batches_of,
@@ -62,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_classes = len(data.class_names)
     torch.manual_seed(train.seed)
     model = build_stac(to_dict(config)["train"], num_classes, train.pretrained).to(device)
+    model.encoder.freeze(train.frozen_blocks)
+    average = ModelEmaV3(model, train.ema, use_warmup=True) if train.ema else None
+    kept = average.module if average else model  # the weights that are validated and written
     size = whole_patches(train.image_size, model.encoder.patch_size)
     mean, std = normalisation(train.backbone)
 
@@ -72,11 +82,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     fit_data = WeakDataset(fit, num_classes, fit_transform, train.seed)
     val_data = WeakDataset(val, num_classes, eval_transform(size, mean, std), train.seed)
 
-    steps_per_epoch = batches_of(len(fit), train.batch_size)
+    num_batches = batches_of(len(fit), train.batch_size)
+    steps_per_epoch = batches_of(num_batches, train.accumulate)
     num_steps = min(train.epochs * steps_per_epoch, train.max_steps or 10**9)
     warmup_steps = round(train.warmup_epochs * steps_per_epoch)
-    peak_lr = train.lr * train.batch_size / LR_BATCH
-    groups = parameter_groups(model, train.weight_decay, train.head_lr_scale, model.is_new)
+    peak_lr = train.lr * train.batch_size * train.accumulate / LR_BATCH
+    groups = parameter_groups(
+        model,
+        train.weight_decay,
+        lambda name: model.lr_scale(name, train.head_lr_scale, train.layer_decay),
+    )
     optimizer = torch.optim.AdamW(groups, lr=peak_lr)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     generator = torch.Generator(device)
@@ -87,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume and (stac_dir / "checkpoint.pt").is_file():
         checkpoint = load_checkpoint(stac_dir / "checkpoint.pt", "train_stac.py")
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, "stac/checkpoint.pt")
-        state = restore_training(checkpoint, model, optimizer, scaler)
+        state = restore_training(checkpoint, model, optimizer, scaler, average)
     else:
         (stac_dir / "log.jsonl").unlink(missing_ok=True)
     _print_start(model, len(fit), len(val), device, dtype, peak_lr, num_steps)
@@ -105,16 +120,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = []
         batches = _loader(fit_data, config, device, epoch)
         bar.set_description(f"epoch {epoch + 1}")
-        for batch in batches:
+        for index, batch in enumerate(batches):
             lr = warmup_cosine(state["step"], num_steps, warmup_steps, peak_lr, train.min_lr)
             set_lr(optimizer, lr)
             with autocast(device, dtype):
                 total, terms, _ = batch_loss(model, batch, config, device, generator)
             values = {name: term.item() for name, term in terms.items()}
             finite_or_raise(total.item(), values, epoch + 1, state["step"] + 1)
-            optimizer_step(total, model, optimizer, scaler, train.clip_norm)
-            state["step"] += 1
+            first = index - index % train.accumulate  # of the batches that share this step
+            shared = min(train.accumulate, num_batches - first)
+            scaler.scale(total / shared).backward()
             rows.append({"total": total.item(), **values})
+            if index + 1 < first + shared:
+                continue
+            optimizer_step(model, optimizer, scaler, train.clip_norm)
+            state["step"] += 1
+            if average:
+                average.update(model, state["step"])
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in rows[-1].items()})
             if state["step"] == num_steps:
@@ -126,18 +148,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         line["train"] = mean_terms(rows)
         is_best = False
         if finished or state["epoch"] % train.eval_every == 0:
-            line["val"] = validate(model, val_data, config, device, dtype)
+            line["val"] = validate(kept, val_data, config, device, dtype)
             is_best = line["val"]["total"] <= state["best_loss"]
             state["best_loss"] = min(state["best_loss"], line["val"]["total"])
         line["seconds"] = round(time.monotonic() - started, 1)
-        content = facts | training_state(model, optimizer, scaler, state)
+        content = facts | training_state(model, optimizer, scaler, state, average)
         save_checkpoint(stac_dir / "checkpoint.pt", content)
         if is_best:
             save_checkpoint(stac_dir / "best.pt", content)
         _log(line, num_steps, stac_dir / "log.jsonl", writer)
     bar.close()
     writer.close()
-    print(f"wrote {stac_dir / 'checkpoint.pt'} (step {state['step']}) and best.pt")
+    save_weights(stac_dir / "model.safetensors", kept.state_dict(), facts | {"progress": state})
+    print(f"wrote {stac_dir}/: checkpoint.pt (step {state['step']}), best.pt, model.safetensors")
     print(f"next: python make_cams.py --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
@@ -154,11 +177,11 @@ def batch_loss(
     saliency = batch["saliency"].to(device, non_blocking=True)
     output = model(images)
     with torch.autocast(device.type, enabled=False):  # the losses are float32
-        guided = (
-            [output.patch_map, output.feature_map] if config.loss.second_cam else [output.patch_map]
-        )
+        cam_type = config.loss.cam_type
+        second = config.loss.second_cam and cam_type != "attention"  # which knows no logits
+        guided = [output.patch_map, output.feature_map] if second else [output.patch_map]
         size = images.shape[-2:]
-        cams = [training_cam(output.class_attention, g, labels, size) for g in guided]
+        cams = [training_cam(output.class_attention, g, labels, size, cam_type) for g in guided]
         total, terms = stac_loss(
             class_logits=output.class_logits,
             patch_logits=output.patch_logits,

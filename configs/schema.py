@@ -35,6 +35,7 @@ def _check_size(key: str, size: tuple[int, int]) -> None:
 SOURCES = ("sample", "neu_seg", "mtd")
 SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
+TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
 LABEL_ORIGINS = ("given", "predicted")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
 
@@ -98,12 +99,17 @@ class TrainConfig:
     pretrained: str = "timm"  # timm (download), none, or a .pth/.safetensors file
     patch_size: int = 0  # 0 = the backbone's own
     depth: int = 0  # keep only the first blocks; 0 = all
+    num_heads: int = 0  # 0 = the backbone's own; the released code ran 8 on 6-head weights
+    frozen_blocks: int = 0  # the patch embedding and this many first blocks keep their weights
     image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
     epochs: int = 80
     max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
     batch_size: int = 16
-    lr: float = 5e-3  # of a batch of 512; scaled by batch_size / 512
+    accumulate: int = 1  # batches whose gradients make one optimizer step
+    lr: float = 5e-3  # of a batch of 512; scaled by batch_size * accumulate / 512
     head_lr_scale: float = 1.0  # multiplies the rate of heads and class tokens
+    layer_decay: float = 1.0  # each block learns at this share of the rate of the next one
+    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     min_lr: float = 1e-6  # not scaled: first and last rate of the schedule
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05
@@ -124,10 +130,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_size("train.image_size", self.image_size)
         _check_choice("train.amp", self.amp, AMP_MODES)
-        positive = ("epochs", "batch_size", "lr", "head_lr_scale", "attention_layers")
-        _check_positive("train", self, *positive, "projection_width", "eval_every")
-        zero_is_off = ("patch_size", "depth", "max_steps", "warmup_epochs", "weight_decay")
-        _check_not_negative("train", self, *zero_is_off, "min_lr", "clip_norm", "jitter", "seed")
+        positive = ("epochs", "batch_size", "accumulate", "lr", "head_lr_scale")
+        positive += ("attention_layers", "projection_width", "eval_every")
+        _check_positive("train", self, *positive)
+        zero_is_off = ("patch_size", "depth", "num_heads", "frozen_blocks", "max_steps")
+        zero_is_off += ("warmup_epochs", "weight_decay", "min_lr", "clip_norm", "jitter", "seed")
+        _check_not_negative("train", self, *zero_is_off)
+        layer_fits = 0 < self.layer_decay <= 1
+        _check(layer_fits, "train.layer_decay", "a number in (0, 1]", self.layer_decay)
+        _check(0 <= self.ema < 1, "train.ema", "a number in [0, 1)", self.ema)
         _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
         decay_fits = 0 < self.pooling_decay <= 1
         _check(decay_fits, "train.pooling_decay", "a number in (0, 1]", self.pooling_decay)
@@ -144,7 +155,9 @@ class LossConfig:
     token: float = 1.0
     saliency: float = 2.0
     contrast: float = 0.2
+    cam_type: str = "product"  # guided map: product (M * ReLU(g), paper), or a type of cam.types
     second_cam: bool = True  # guide the map from the attention features too
+    saliency_threshold: float = 0.0  # maps become 1 from it on and 0 below; 0 = they stay soft
     temperature: float = 0.6
     num_anchors: int = 256  # per class and batch
     num_negatives: int = 256  # per anchor
@@ -157,6 +170,8 @@ class LossConfig:
         _check_not_negative("loss", self, *weights)
         _check(any(getattr(self, w) for w in weights), "loss", "one weight above 0", "all 0")
         _check_positive("loss", self, "temperature", "num_anchors", "num_negatives", "token_layers")
+        _check_choice("loss.cam_type", self.cam_type, TRAINING_CAM_TYPES)
+        _check_share("loss.saliency_threshold", self.saliency_threshold)
         _check_share("loss.valid_threshold", self.valid_threshold)
         _check_share("loss.hard_threshold", self.hard_threshold)
 

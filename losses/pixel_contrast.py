@@ -37,7 +37,9 @@ class ClassPixels(NamedTuple):
     Attributes:
         order: (B * H * W,) pixel indices into the flattened (B, H, W); invalid pixels last.
         start: (K + 1,) where each class begins in `order`.
-        num_hard: (K + 1,) pixels that may become anchors.
+        num_hard: (K + 1,) pixels that may become anchors: those under the hard threshold, and all
+            of the background where none of it is. Binary saliency makes its probability exactly 1;
+            without this exception the background could never anchor.
         num_valid: (K + 1,) pixels of the class, hard or not.
     """
 
@@ -169,7 +171,9 @@ def sort_pixels(
     edges = torch.arange(2 * num_classes + 1, device=key.device, dtype=key.dtype)
     edges = torch.searchsorted(key, edges)
     start, easy, end = edges[:-1:2], edges[1::2], edges[2::2]
-    return ClassPixels(order, start, num_hard=easy - start, num_valid=end - start)
+    num_hard, num_valid = easy - start, end - start
+    background_is_sure = (num_hard == 0) & (torch.arange(num_classes, device=key.device) == 0)
+    return ClassPixels(order, start, num_hard.where(~background_is_sure, num_valid), num_valid)
 
 
 def negative_classes(

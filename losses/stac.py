@@ -25,6 +25,7 @@ class LossSettings(Protocol):
     valid_threshold: float
     hard_threshold: float
     token_layers: int
+    saliency_threshold: float
 
 
 def stac_loss(
@@ -50,13 +51,15 @@ def stac_loss(
         embedding: (B, E, h, w), not upsampled.
         labels: (B, K) multi-hot.
         saliency: (B, 1, H, W) in [0, 1].
-        settings: weights and settings.
+        settings: weights and settings; a `saliency_threshold` above 0 makes the maps binary.
         generator: draws the pixels of the contrast.
 
     Returns:
         0-d weighted sum, and the unweighted terms by name, detached, for the log. A term of weight
         0 is neither computed nor named.
     """
+    if settings.saliency_threshold > 0:
+        saliency = (saliency >= settings.saliency_threshold).to(saliency.dtype)
     losses = {
         "classification": lambda: classification_loss(class_logits, labels),
         "patch": lambda: classification_loss(patch_logits, labels),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 REFERENCE_PATCHES = 196  # grid of the paper, 14 x 14, that the pooling decay is meant for
 POOLING_DECAY = 0.996
+ROOT_FLOOR = 1e-12  # products up to it count as 0 in the fused CAM
 
 
 def pool_patches(
@@ -37,7 +38,8 @@ def combine(cam_type: str, class_attention: Tensor, patch_map: Tensor) -> Tensor
     """Return the low-resolution CAM of a type, before normalisation.
 
     Args:
-        cam_type: patchcam = ReLU(g), attention = M, fused = sqrt(M * ReLU(g)).
+        cam_type: patchcam = ReLU(g), attention = M, fused = sqrt(M * ReLU(g)), or product =
+            M * ReLU(g), which the paper trains with.
         class_attention: M (B, K, h, w) in [0, 1].
         patch_map: g (B, K, h, w) logits.
 
@@ -48,9 +50,14 @@ def combine(cam_type: str, class_attention: Tensor, patch_map: Tensor) -> Tensor
         return patch_map.relu()
     if cam_type == "attention":
         return class_attention
+    product = class_attention * patch_map.relu()
+    if cam_type == "product":
+        return product
     if cam_type == "fused":
-        return (class_attention * patch_map.relu()).sqrt()
-    raise ValueError(f"CAM type: expected patchcam, attention or fused, got {cam_type!r}.")
+        floored = product.clamp_min(ROOT_FLOOR).sqrt()  # a root's slope at 0 is infinite
+        return torch.where(product > ROOT_FLOOR, floored, 0.0)
+    known = "patchcam, attention, fused or product"
+    raise ValueError(f"CAM type: expected {known}, got {cam_type!r}.")
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -61,7 +68,11 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def training_cam(
-    class_attention: Tensor, logits: Tensor, labels: Tensor, size: tuple[int, int]
+    class_attention: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    size: tuple[int, int],
+    cam_type: str = "product",
 ) -> Tensor:
     """Return the maps U that saliency guides (METHOD B: cams1, cams2).
 
@@ -70,11 +81,12 @@ def training_cam(
         logits: g or the map of the attention features, (B, K, h, w).
         labels: (B, K) multi-hot.
         size: (H, W) of the result.
+        cam_type: see `combine`; the paper's is product, M * ReLU(logits).
 
     Returns:
-        (B, K, H, W) float32: M * ReLU(logits), resized, min-max normalised; 0 for absent classes.
+        (B, K, H, W) float32, resized, min-max normalised; 0 for absent classes.
     """
-    maps = class_attention.float() * logits.float().relu()
+    maps = combine(cam_type, class_attention.float(), logits.float())
     maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return min_max(maps) * labels[..., None, None]
 

@@ -1,12 +1,15 @@
 """Checkpoints: plain dictionaries of tensors and simple values, never arbitrary pickles."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -20,11 +23,34 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write weights as .safetensors and all else that rebuilds the model as JSON beside them.
+
+    Args:
+        path: <name>.safetensors; the facts go to <name>.json.
+        weights: `state_dict` of the model.
+        facts: simple values: config, class names, normalisation, progress.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Views of one storage, such as a state dict may hold, cannot be written as they are.
+    weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    contents = {path: lambda file: save_file(weights, file)}
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    contents[path.with_suffix(".json")] = lambda file: file.write_text(text, encoding="utf-8")
+    for final, write in contents.items():
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            write(temporary)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     """Read a checkpoint to CPU tensors; code inside the file is refused, not run.
 
     Args:
-        path: file of `save_checkpoint`.
+        path: file of `save_checkpoint`, or .safetensors of `save_weights` with its JSON beside it.
         made_by: script that writes it, named in the error.
 
     Raises:
@@ -33,8 +59,18 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a checkpoint, found none. Run {made_by} first.")
+    facts_path = path.with_suffix(".json")
+    if path.suffix == ".safetensors" and not facts_path.is_file():
+        raise FileNotFoundError(
+            f"{facts_path}: expected the facts beside the weights, found none. Copy both files."
+        )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = json.loads(facts_path.read_text(encoding="utf-8")) | {
+                "model": load_file(path)
+            }
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything on damaged files
         # PyTorch's own words advise to run the code inside: not passed on.
         raise ValueError(
@@ -64,13 +100,18 @@ def training_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: dict[str, Any],
+    average: ModelEmaV3 | None = None,
 ) -> dict[str, Any]:
     """Return what an exact resume at the end of an epoch needs.
 
-    Random states are not among it: the training loops seed every epoch from (seed, epoch).
+    "model" holds the weights to use: those of `average` where there is one; the trained ones are
+    then kept beside it. Random states are not among it: the training loops seed every epoch from
+    (seed, epoch).
     """
+    trained = {} if average is None else {"trained": model.state_dict()}
     return {
-        "model": model.state_dict(),
+        "model": (model if average is None else average.module).state_dict(),
+        **trained,
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "progress": dict(progress),
@@ -82,9 +123,12 @@ def restore_training(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: ModelEmaV3 | None = None,
 ) -> dict[str, Any]:
     """Put back a `training_state` and return its progress."""
-    model.load_state_dict(content["model"])
+    model.load_state_dict(content["model"] if average is None else content["trained"])
+    if average is not None:
+        average.module.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     scaler.load_state_dict(content["scaler"])
     return dict(content["progress"])

@@ -8,12 +8,17 @@ from torch import nn
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, head_lr_scale: float, is_head: Callable[[str], bool]
+    model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
 ) -> list[dict]:
     """Divide parameters by weight decay and learning-rate scale.
 
     Biases, norm scales and embeddings (tokens, positions: every parameter whose own model lists
-    it in `no_weight_decay`, and every 1-d one) are not decayed.
+    it in `no_weight_decay`, and every 1-d one) are not decayed. Frozen parameters are in no group.
+
+    Args:
+        model: whose parameters are trained.
+        weight_decay: of the decayed ones.
+        lr_scale: gives the factor of the learning rate by parameter name.
 
     Returns:
         Groups with params, weight_decay and lr_scale, for an optimizer and `set_lr`.
@@ -24,7 +29,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         decay = 0.0 if parameter.ndim < 2 or name in undecayed else weight_decay
-        scale = head_lr_scale if is_head(name) else 1.0
+        scale = lr_scale(name)
         group = groups.setdefault(
             (decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale}
         )
@@ -51,14 +56,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_step(
-    total: torch.Tensor,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     clip_norm: float,
 ) -> None:
-    """Move the weights by one batch: backward, clip the gradient's norm (0 = not), step."""
-    scaler.scale(total).backward()
+    """Move the weights along their gradients, whose norm is clipped (0 = not), and clear them."""
     if clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)

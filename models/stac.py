@@ -57,14 +57,23 @@ class Stac(nn.Module):
         """Name the encoder's embeddings."""
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
-    def is_new(self, name: str) -> bool:
-        """Tell whether a parameter is no part of the backbone: a head's, or a class token's.
+    def lr_scale(self, name: str, head_lr_scale: float, layer_decay: float) -> float:
+        """Return the factor of a parameter's learning rate.
 
-        Class tokens start as copies of one token, where the class-token contrast has no gradient;
-        at the rate of the heads the labels soon tell them apart.
+        Heads and class tokens are new and take `head_lr_scale`. Class tokens start as copies of one
+        token, where the class-token contrast has no gradient; at the rate of the heads the labels
+        soon tell them apart. Each block learns at `layer_decay` times the rate of the next one,
+        the patch embedding before the first.
+
+        Args:
+            name: of a parameter of this model.
+            head_lr_scale: above 0.
+            layer_decay: in (0, 1]; 1 for one rate.
         """
-        tokens = ("encoder.cls_token", "encoder.pos_embed_cls")
-        return name in tokens or not name.startswith("encoder.")
+        part, _, rest = name.partition(".")
+        if part != "encoder" or rest in ("cls_token", "pos_embed_cls"):
+            return head_lr_scale
+        return layer_decay ** (len(self.encoder.blocks) + 1 - self.encoder.layer_of(rest))
 
     def forward(self, images: Tensor) -> StacOutput:
         """Localise.
@@ -104,6 +113,7 @@ def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> S
         tuple(settings["image_size"]),
         patch_size=settings["patch_size"],
         depth=settings["depth"],
+        num_heads=settings.get("num_heads", 0),  # older checkpoints do not name it
         drop_path=settings["drop_path"],
     )
     encoder = ClassTokenViT(

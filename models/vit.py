@@ -8,8 +8,10 @@ from typing import NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from timm.layers import Attention, apply_rot_embed_cat, resample_abs_pos_embed
+from timm.models import eva, vision_transformer
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from models.weights import find_weights, read_state_dict
@@ -29,16 +31,16 @@ class Tokens(NamedTuple):
 
 
 class ClassTokenViT(nn.Module):
-    """Runs the blocks of a timm ViT on C class tokens and the patch tokens.
+    """Runs the blocks of a timm ViT on C class tokens, its register tokens and the patch tokens.
 
     The pretrained class token and its position embedding are repeated C times. The position
     embedding of the patches belongs to the grid the ViT was built for and is resampled to that
-    of each input.
+    of each input; a rotary one (DINOv3) is computed for it.
     """
 
     def __init__(
         self,
-        vit: VisionTransformer,
+        vit: VisionTransformer | Eva,
         num_class_tokens: int,
         *,
         attention_layers: int,
@@ -67,14 +69,43 @@ class ClassTokenViT(nn.Module):
         self.norm_pre = vit.norm_pre
         self.blocks = vit.blocks
         self.norm = vit.norm if final_norm else nn.Identity()
+        class_token, registers, patch_position = _positions(vit)
         self.cls_token = nn.Parameter(vit.cls_token.detach().repeat(1, num_class_tokens, 1))
-        class_position, patch_position = _split_position(vit)
-        self.pos_embed_cls = nn.Parameter(class_position.repeat(1, num_class_tokens, 1))
-        self.pos_embed_pat = nn.Parameter(patch_position.clone())
+        self.pos_embed_cls = nn.Parameter(class_token.repeat(1, num_class_tokens, 1))
+        self.reg_token = _parameter(registers)
+        self.pos_embed_pat = _parameter(patch_position)
+        self.rope = getattr(vit, "rope", None)
 
     def no_weight_decay(self) -> set[str]:
         """Name the embeddings, which weight decay must not pull to zero."""
-        return {"cls_token", "pos_embed_cls", "pos_embed_pat"}
+        return {"cls_token", "pos_embed_cls", "pos_embed_pat", "reg_token"}
+
+    def layer_of(self, name: str) -> int:
+        """Return the depth of a parameter: 0 for the embeddings, i + 1 for block i, L + 1 after."""
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return len(self.blocks) + 1 if part == "norm" else 0
+
+    def freeze(self, num_blocks: int) -> None:
+        """Stop the training of the patch embedding and the first blocks.
+
+        Class tokens still learn: their gradient passes through frozen blocks.
+
+        Raises:
+            ValueError: the backbone has fewer blocks.
+        """
+        if num_blocks > len(self.blocks):
+            raise ValueError(
+                f"train.frozen_blocks: expected 0 to {len(self.blocks)} (the blocks of this "
+                f"backbone), got {num_blocks}."
+            )
+        if num_blocks:
+            for part in (self.patch_embed, self.norm_pre, self.blocks[:num_blocks]):
+                part.requires_grad_(False)
+            for token in (self.pos_embed_pat, self.reg_token):
+                if token is not None:
+                    token.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tokens:
         """Encode images.
@@ -83,26 +114,31 @@ class ClassTokenViT(nn.Module):
             images: (B, 3, H, W) normalised; H and W whole multiples of the patch.
         """
         patches, grid = self._embed(images)
-        class_tokens = (self.cls_token + self.pos_embed_cls).expand(len(images), -1, -1)
-        num_classes = class_tokens.shape[1]
-        x = self.norm_pre(torch.cat([class_tokens, patches], dim=1))  # (B, C + N, D)
+        prefix = self.cls_token + self.pos_embed_cls  # (1, C, D)
+        num_classes = prefix.shape[1]
+        if self.reg_token is not None:
+            prefix = torch.cat([prefix, self.reg_token], dim=1)
+        num_prefix = prefix.shape[1]  # C + R
+        x = torch.cat([prefix.expand(len(images), -1, -1), patches], dim=1)
+        x = self.norm_pre(x)  # (B, C + R + N, D)
+        rotary = None if self.rope is None else self.rope.get_embed(shape=grid)  # (N, 2 d)
 
         states, attentions = [], []
         output_sum = torch.zeros((), device=x.device)
         first_attention = len(self.blocks) - self.attention_layers
         for index, block in enumerate(self.blocks):
             num_rows = num_classes if index >= first_attention else 0
-            x, attention_output, rows = _run_block(block, x, num_rows)
+            x, attention_output, rows = _run_block(block, x, num_rows, rotary)
             states.append(x[:, :num_classes])
-            output_sum = output_sum + attention_output[:, num_classes:]
+            output_sum = output_sum + attention_output[:, num_prefix:]
             if num_rows:
-                attentions.append(rows[..., num_classes:])
+                attentions.append(rows[..., num_prefix:])
         x = self.norm(x)
         states[-1] = x[:, :num_classes]
 
         return Tokens(
             class_tokens=torch.stack(states),
-            patch_tokens=_to_map(x[:, num_classes:], grid),
+            patch_tokens=_to_map(x[:, num_prefix:], grid),
             class_attention=_to_map(torch.stack(attentions).mean(0).transpose(1, 2), grid),
             attention_output=_to_map(output_sum / len(self.blocks), grid),
         )
@@ -118,6 +154,8 @@ class ClassTokenViT(nn.Module):
         patches = self.patch_embed.proj(images)  # (B, D, h, w)
         grid = tuple(patches.shape[-2:])
         patches = self.patch_embed.norm(patches.flatten(2).transpose(1, 2))  # (B, N, D)
+        if self.pos_embed_pat is None:
+            return patches, grid
         position = resample_abs_pos_embed(
             self.pos_embed_pat, new_size=grid, old_size=self.grid_size, num_prefix_tokens=0
         )
@@ -131,12 +169,14 @@ def create_vit(
     *,
     patch_size: int = 0,
     depth: int = 0,
+    num_heads: int = 0,
     drop_path: float = 0.0,
-) -> VisionTransformer:
+) -> VisionTransformer | Eva:
     """Build a timm ViT for one image size, with pretrained weights where asked.
 
     Args:
-        backbone: timm name of a plain ViT with a class token.
+        backbone: timm name of a plain ViT with a class token (DeiT, augreg, DINOv2, with or
+            without registers, ...) or of a DINOv3 ViT.
         pretrained: "timm" takes a local file (`find_weights`) or downloads, "none" starts at
             random, anything else is a file of weights (.pth, .pt, .safetensors) with timm, DeiT
             or DINOv2 keys.
@@ -144,13 +184,14 @@ def create_vit(
             grid's.
         patch_size: 0 for the backbone's own.
         depth: number of first blocks to keep; 0 for all.
+        num_heads: 0 for the backbone's own, which its weights were trained with.
         drop_path: stochastic depth of the last block, rising linearly from 0.
 
     Raises:
         ValueError: no such model, another kind of model, or weights that do not fit.
         FileNotFoundError: no such weights file.
     """
-    changes = {"patch_size": patch_size, "depth": depth}
+    changes = {"patch_size": patch_size, "depth": depth, "num_heads": num_heads}
     options = {name: value for name, value in changes.items() if value}
     weights = find_weights(backbone) if pretrained == "timm" else None
     if pretrained not in ("timm", "none"):
@@ -177,11 +218,7 @@ def create_vit(
             f"train.pretrained: expected the weights of {backbone} from the model hub, which "
             "cannot be reached. Set train.pretrained to a weights file, or to none."
         ) from error
-    plain = isinstance(vit, VisionTransformer) and vit.cls_token is not None
-    if not plain or vit.pos_embed is None or vit.reg_token is not None:
-        raise _not_a_plain_vit(backbone, "no absolute position embedding with one class token")
-    if any(type(block) is not Block or type(block.attn) is not Attention for block in vit.blocks):
-        raise _not_a_plain_vit(backbone, f"blocks of type {type(vit.blocks[0]).__name__}")
+    _check_parts(backbone, vit)
     vit.set_input_size(img_size=whole_patches(image_size, vit.patch_embed.patch_size))
     if weights:
         print(f"pretrained weights: {weights}")
@@ -189,7 +226,24 @@ def create_vit(
     return vit
 
 
-def load_pretrained(vit: VisionTransformer, path: Path) -> None:
+def _check_parts(backbone: str, vit: nn.Module) -> None:
+    """Refuse a model whose blocks `_run_block` would not reproduce."""
+    if getattr(vit, "cls_token", None) is None:
+        raise _not_a_plain_vit(backbone, "no class token")
+    if isinstance(vit, Eva):
+        kinds = (EvaBlock, EvaAttention)
+        fits = hasattr(vit.rope, "get_embed") and not vit.rope_mixed
+        fits = fits and all(b.attn.qkv is not None and b.attn.gate is None for b in vit.blocks)
+    else:
+        kinds = (Block, Attention)
+        fits = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
+    if not fits:
+        raise _not_a_plain_vit(backbone, "another position embedding or attention")
+    if any((type(block), type(block.attn)) != kinds for block in vit.blocks):
+        raise _not_a_plain_vit(backbone, f"blocks of type {type(vit.blocks[0]).__name__}")
+
+
+def load_pretrained(vit: VisionTransformer | Eva, path: Path) -> None:
     """Load a weights file into a timm ViT; position and patch embedding are resampled.
 
     Raises:
@@ -200,7 +254,8 @@ def load_pretrained(vit: VisionTransformer, path: Path) -> None:
     # timm resamples silently but for a log line per tensor, which says nothing new here.
     logging.getLogger("timm").setLevel(logging.WARNING)
     try:
-        state = checkpoint_filter_fn(state, vit)
+        module = eva if isinstance(vit, Eva) else vision_transformer
+        state = module.checkpoint_filter_fn(state, vit)
         result = vit.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -227,7 +282,9 @@ def whole_patches(size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[i
     return tuple(math.ceil(s / p) * p for s, p in zip(size, patch_size, strict=True))
 
 
-def _run_block(block: Block, x: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+def _run_block(
+    block: Block | EvaBlock, x: Tensor, num_rows: int, rotary: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run one timm block on (B, T, D) tokens.
 
     Returns:
@@ -237,26 +294,56 @@ def _run_block(block: Block, x: Tensor, num_rows: int) -> tuple[Tensor, Tensor, 
     """
     attention = block.attn
     batch, length, _ = x.shape
-    qkv = attention.qkv(block.norm1(x)).view(batch, length, 3, attention.num_heads, -1)
+    qkv = _project(attention, block.norm1(x)).view(batch, length, 3, attention.num_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, T, d) each
     q, k = attention.q_norm(q), attention.k_norm(k)
+    if rotary is not None:
+        q, k = (_rotate(part, rotary, attention.rotate_half).to(v.dtype) for part in (q, k))
     mixed = F.scaled_dot_product_attention(q, k, v)  # never holds the T x T matrix
-    output = attention.proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+    output = attention.proj(attention.norm(mixed.transpose(1, 2).reshape(batch, length, -1)))
 
     scores = q[:, :, :num_rows] @ k.transpose(-2, -1) * attention.scale
     rows = scores.float().softmax(dim=-1).mean(dim=1)
 
-    x = x + block.drop_path1(block.ls1(output))
-    x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    x = x + block.drop_path1(_layer_scale(block, 1, output))
+    x = x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x))))
     return x, output, rows
 
 
-def _split_position(vit: VisionTransformer) -> tuple[Tensor, Tensor]:
-    """Return the position embedding of the class token (1, 1, D) and the patches (1, N, D)."""
-    position = vit.pos_embed.detach()
-    if vit.no_embed_class:
-        return torch.zeros_like(position[:, :1]), position
-    return position[:, :1], position[:, 1:]
+def _project(attention: Attention | EvaAttention, x: Tensor) -> Tensor:
+    """Return queries, keys and values, (B, T, 3 D); Eva keeps their biases apart, the keys' at 0."""
+    if getattr(attention, "q_bias", None) is None:
+        return attention.qkv(x)
+    bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+    return F.linear(x, attention.qkv.weight, bias)
+
+
+def _rotate(tokens: Tensor, rotary: Tensor, half: bool) -> Tensor:
+    """Rotate the patches, the last N tokens of (B, heads, T, d), by their positions."""
+    prefix, patches = tokens.tensor_split([tokens.shape[2] - len(rotary)], dim=2)
+    return torch.cat([prefix, apply_rot_embed_cat(patches, rotary, half=half)], dim=2)
+
+
+def _layer_scale(block: Block | EvaBlock, branch: int, x: Tensor) -> Tensor:
+    """Scale the output of the attention (branch 1) or the MLP (2) as the block does."""
+    if isinstance(block, EvaBlock):
+        gamma = getattr(block, f"gamma_{branch}")
+        return x if gamma is None else gamma * x
+    return getattr(block, f"ls{branch}")(x)
+
+
+def _positions(vit: VisionTransformer | Eva) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the class token's position embedding, the registers with theirs, the patches'."""
+    registers = None if vit.reg_token is None else vit.reg_token.detach()
+    if vit.pos_embed is None or vit.no_embed_class:
+        patches = None if vit.pos_embed is None else vit.pos_embed.detach()
+        return torch.zeros_like(vit.cls_token), registers, patches
+    first, own, patches = vit.pos_embed.detach().tensor_split([1, vit.num_prefix_tokens], dim=1)
+    return first, None if registers is None else registers + own, patches
+
+
+def _parameter(value: Tensor | None) -> nn.Parameter | None:
+    return None if value is None else nn.Parameter(value.clone())
 
 
 def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -266,6 +353,6 @@ def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def _not_a_plain_vit(backbone: str, reason: str) -> ValueError:
     return ValueError(
-        f"train.backbone: expected a plain ViT of timm with a class token, such as "
+        f"train.backbone: expected a plain or DINOv3 ViT of timm with a class token, such as "
         f"deit_small_patch16_224, got {backbone!r}: {reason}."
     )

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ).to(device)
     num_steps = min(settings.epochs * steps_per_epoch, settings.max_steps or 10**9)
     warmup_steps = min(settings.warmup_steps, num_steps // 2)
-    groups = parameter_groups(model, settings.weight_decay, 1.0, lambda _: False)
+    groups = parameter_groups(model, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             total, terms = dense_loss(logits, batch["mask"].to(device), settings.dice)
             values = {name: term.item() for name, term in terms.items()}
             finite_or_raise(total.detach(), values, epoch + 1, state["step"] + 1)
-            optimizer_step(total, model, optimizer, scaler, CLIP_NORM)
+            scaler.scale(total).backward()
+            optimizer_step(model, optimizer, scaler, CLIP_NORM)
             state["step"] += 1
             rows.append({"loss": total.item(), **values})
             bar.update()

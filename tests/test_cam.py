@@ -49,7 +49,8 @@ def test_cam_types_by_hand():
     assert combine("attention", attention, logits).flatten().tolist() == [0.25, 0.5]
     # sqrt(0.25 * 4) = 1, sqrt(0.5 * 0) = 0
     assert combine("fused", attention, logits).flatten().tolist() == [1.0, 0.0]
-    with pytest.raises(ValueError, match="expected patchcam, attention or fused, got 'grad'"):
+    assert combine("product", attention, logits).flatten().tolist() == [1.0, 0.0]
+    with pytest.raises(ValueError, match="expected patchcam, .* or product, got 'grad'"):
         combine("grad", attention, logits)
 
 
@@ -115,3 +116,25 @@ def test_scales_are_resized_then_added():
     single = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
     expected = torch.tensor(bilinear(single[0].tolist(), 7, 9))
     torch.testing.assert_close(resize_and_sum([single], (7, 9))[0], expected)
+
+
+def test_fused_training_maps_have_a_finite_gradient_where_the_product_is_zero():
+    attention = torch.tensor([[[[0.25, 0.5, 0.1]]]], requires_grad=True)
+    logits = torch.tensor([[[[4.0, -1.0, 0.0]]]], requires_grad=True)
+    combine("fused", attention, logits).sum().backward()
+    # d sqrt(m g) / dm = sqrt(g / m) / 2 = 2, / dg = sqrt(m / g) / 2 = 0.125; 0 where the map is
+    assert attention.grad.flatten().tolist() == pytest.approx([2.0, 0.0, 0.0])
+    assert logits.grad.flatten().tolist() == pytest.approx([0.125, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("cam_type", ["patchcam", "attention", "fused"])
+def test_training_can_guide_any_type_of_map(cam_type):
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.rand(2, 3, 3, 5, generator=generator)
+    logits = torch.randn(2, 3, 3, 5, generator=generator)
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    maps = training_cam(attention, logits, labels, (9, 20), cam_type)
+    native = resize_and_sum([combine(cam_type, attention, logits)[0]], (9, 20))
+    torch.testing.assert_close(maps[0, 0], min_max(native)[0])
+    assert not maps[1].any()
+    assert not maps[0, 1].any()

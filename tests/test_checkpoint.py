@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
+from models.checkpoint import (
+    load_checkpoint,
+    restore_training,
+    save_checkpoint,
+    save_weights,
+    training_state,
+)
 
 CONTENT = {
     "model": OrderedDict(weight=torch.arange(6.0).view(2, 3), half=torch.ones(2).half()),
@@ -177,3 +183,27 @@ def test_checkpoint_of_another_network_is_refused():
     state = training_state(nn.Linear(3, 5), optimizer, scaler, {"epoch": 1})
     with pytest.raises(RuntimeError, match="Missing key"):
         restore_training(state, model, optimizer, scaler)
+
+
+def test_weights_and_facts_come_back_from_two_files(tmp_path):
+    weights = {"head.weight": torch.arange(6.0).view(2, 3).T}  # a view, not contiguous
+    facts = {"class_names": ["dent"], "config": {"train": {"lr": 0.1}}}
+    save_weights(tmp_path / "new/model.safetensors", weights, facts)
+
+    found = load(tmp_path / "new/model.safetensors")
+    assert torch.equal(found.pop("model")["head.weight"], weights["head.weight"])
+    assert found == facts
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+def test_weights_without_their_facts_are_refused(tmp_path):
+    save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(1)}, {})
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected a checkpoint of train"):
+        load(tmp_path / "model.safetensors")
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.json: expected the facts beside the wei"):
+        load(tmp_path / "model.safetensors")

@@ -29,7 +29,8 @@ class Network(nn.Module):
 
 def grouped(model: nn.Module, head_lr_scale: float) -> dict[str, tuple[float, float]]:
     """Return weight decay and rate scale of each parameter, by its name."""
-    groups = parameter_groups(model, 0.05, head_lr_scale, lambda name: name.startswith("head."))
+    scales = {True: head_lr_scale, False: 1.0}
+    groups = parameter_groups(model, 0.05, lambda name: scales[name.startswith("head.")])
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [
         (names[id(parameter)], (group["weight_decay"], group["lr_scale"]))
@@ -53,7 +54,7 @@ def test_biases_norms_and_embeddings_are_not_decayed():
 
 
 def test_groups_of_equal_settings_are_one():
-    groups = parameter_groups(Network(), 0.05, 1.0, lambda name: name.startswith("head."))
+    groups = parameter_groups(Network(), 0.05)
     assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.05]
 
 
@@ -73,7 +74,7 @@ def test_decay_moves_only_the_decayed():
     for parameter in model.parameters():
         nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
-    groups = parameter_groups(model, 0.5, 1.0, lambda name: False)
+    groups = parameter_groups(model, 0.5)
     torch.optim.AdamW(groups, lr=0.1).step()
     assert torch.allclose(model.layer.weight, torch.tensor(0.95))
     for kept in (model.token, model.layer.bias, model.norm.weight, model.frozen):

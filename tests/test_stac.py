@@ -113,12 +113,14 @@ def test_image_size_is_rounded_up_to_whole_patches():
     assert model.encoder.grid_size == (13, 13)
 
 
-def test_heads_and_class_tokens_are_new_the_rest_is_backbone():
-    model = build_stac(settings(depth=1, attention_layers=1), 2, "none")
-    new = {name for name, _ in model.named_parameters() if model.is_new(name)}
-    prefixes = {name.split(".")[0] for name in new}
-    assert prefixes == {"head", "projection", "encoder"}
-    assert {name for name in new if name.startswith("encoder.")} == {
-        "encoder.cls_token",
-        "encoder.pos_embed_cls",
-    }
+def test_learning_rates_fall_towards_the_input_and_are_scaled_for_what_is_new():
+    model = build_stac(settings(depth=2, attention_layers=1, final_norm=True), 2, "none")
+    scale = {name: model.lr_scale(name, 10.0, 0.5) for name, _ in model.named_parameters()}
+    new = ("encoder.cls_token", "encoder.pos_embed_cls", "head.weight", "projection.3.bias")
+    assert {scale[name] for name in new} == {10.0}
+    assert scale["encoder.norm.weight"] == 1.0
+    assert scale["encoder.blocks.1.mlp.fc1.weight"] == 0.5
+    assert scale["encoder.blocks.0.norm1.bias"] == 0.25
+    assert scale["encoder.patch_embed.proj.weight"] == 0.125
+    assert scale["encoder.pos_embed_pat"] == 0.125
+    assert {model.lr_scale(name, 1.0, 1.0) for name in scale} == {1.0}

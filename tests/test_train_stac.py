@@ -13,6 +13,7 @@ from configs import load
 from datasets.files import read_image, write_saliency
 from datasets.sources import read_data
 from models.checkpoint import load_checkpoint
+from models.stac import stac_from_checkpoint
 
 TINY = [
     "data.sample_train=8",
@@ -95,8 +96,8 @@ def test_log_and_checkpoints_hold_what_later_stages_need(straight_run):
     assert load(straight_run / "config.toml").train.epochs == 2
 
 
-def test_resume_equals_an_unbroken_run(sample_dir, straight_run, monkeypatch):
-    out = sample_dir / "resumed"
+@pytest.mark.parametrize("setting", ["train.ema=0", "train.ema=0.5"])
+def test_resume_equals_an_unbroken_run(sample_dir, tmp_path, monkeypatch, setting):
     save = train_stac.save_checkpoint
 
     def stop_after_first_epoch(path, content):
@@ -107,12 +108,16 @@ def test_resume_equals_an_unbroken_run(sample_dir, straight_run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train_stac, "save_checkpoint", stop_after_first_epoch)
         with pytest.raises(KeyboardInterrupt):
-            train(sample_dir, out)
-    train(sample_dir, out, "--resume")
-    whole = load_checkpoint(straight_run / "stac/checkpoint.pt", "")["model"]
-    resumed = load_checkpoint(out / "stac/checkpoint.pt", "")["model"]
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+            train(sample_dir, tmp_path / "halves", "--resume", setting)
+    train(sample_dir, tmp_path / "halves", "--resume", setting)
+    train(sample_dir, tmp_path / "whole", "--resume", setting)
+    resumed, whole = (
+        load_checkpoint(tmp_path / name / "stac/checkpoint.pt", "") for name in ("halves", "whole")
+    )
+    assert ("trained" in whole) == (setting == "train.ema=0.5")
+    for part in ("model", "trained"):
+        for name, value in whole.get(part, {}).items():
+            assert torch.equal(value, resumed[part][name]), name
 
 
 def test_resume_refuses_other_settings(sample_dir, straight_run):
@@ -141,3 +146,54 @@ def test_mean_average_precision_by_hand():
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     assert train_stac.mean_average_precision(labels, scores) == pytest.approx(500 / 6)
     assert np.isnan(train_stac.mean_average_precision(labels * 0, scores))
+
+
+def test_gradients_of_several_batches_make_one_step(sample_dir):
+    """6 images in batches of 2: 3 batches; two share the first step, the last has its own."""
+    out = sample_dir / "accumulated"
+    log = train(sample_dir, out, "--resume", "train.batch_size=2", "train.accumulate=2")
+    assert [line["step"] for line in log] == [2, 4]
+    checkpoint = load_checkpoint(out / "stac/checkpoint.pt", "train_stac.py")
+    # the optimizer's rate at the last step is the schedule's end, whatever the batches
+    assert checkpoint["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-6)
+
+
+def test_accumulated_gradients_equal_those_of_one_batch(sample_dir):
+    """Without augmentation, contrast and batch statistics, 2 + 2 + 2 images weigh as 6 do."""
+    same = ["train.flip=false", "train.jitter=0", "loss.contrast=0", "train.epochs=1"]
+    same += ["train.drop_path=0"]
+    weights = []
+    for name, sizes in (
+        ("split", ["train.batch_size=2", "train.accumulate=3"]),
+        ("whole", ["train.batch_size=6"]),
+    ):
+        train(sample_dir, sample_dir / name, "--resume", *same, *sizes)
+        path = sample_dir / name / "stac/checkpoint.pt"
+        content = load_checkpoint(path, "train_stac.py")
+        moments = content["optimizer"]["state"]
+        weights.append([moments[i]["exp_avg"] for i in sorted(moments)])
+    for split, whole in zip(*weights, strict=True):
+        torch.testing.assert_close(split, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_averaged_weights_are_kept_beside_the_trained_ones(sample_dir):
+    train(sample_dir, sample_dir / "averaged", "--resume", "train.ema=0.5")
+    content = load_checkpoint(sample_dir / "averaged/stac/checkpoint.pt", "train_stac.py")
+    assert not torch.equal(content["model"]["head.weight"], content["trained"]["head.weight"])
+
+
+def test_weights_to_hand_on_rebuild_the_model(straight_run):
+    shared = load_checkpoint(straight_run / "stac/model.safetensors", "train_stac.py")
+    own = load_checkpoint(straight_run / "stac/checkpoint.pt", "train_stac.py")
+    left, right = stac_from_checkpoint(shared), stac_from_checkpoint(own)
+    for name, value in left.state_dict().items():
+        assert torch.equal(value, right.state_dict()[name]), name
+    for fact in ("config", "class_names", "mean", "std", "progress"):
+        assert shared[fact] == own[fact]
+
+
+def test_every_switch_trains(sample_dir):
+    switches = ["train.ema=0.9", "train.layer_decay=0.7", "train.frozen_blocks=2"]
+    switches += ["loss.cam_type=fused", "loss.saliency_threshold=0.5", "train.accumulate=2"]
+    log = train(sample_dir, sample_dir / "switches", "--resume", *switches)
+    assert np.isfinite(log[-1]["val"]["total"])

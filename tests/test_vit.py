@@ -50,6 +50,71 @@ def test_layer_scale_and_drop_path_off_in_eval_equal_timm():
     torch.testing.assert_close(encoder(images).class_tokens[-1], expected[:, :1])
 
 
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("vit_small_patch14_reg4_dinov2", (42, 56)),
+        ("vit_small_patch16_dinov3", (48, 80)),
+        ("eva02_tiny_patch14_224", (42, 56)),
+    ],
+)
+def test_registers_and_rotary_positions_equal_timm(backbone, size):
+    vit = create_vit(backbone, "none", size, depth=2)
+    torch.manual_seed(0)
+    for name, parameter in vit.named_parameters():  # a layer scale of 1e-5 would hide a fault
+        torch.nn.init.normal_(parameter, std=0.3 if "gamma" in name else 0.1)
+    images = torch.randn(2, 3, *size)
+    expected = vit.eval().forward_features(images)
+    encoder = ClassTokenViT(vit, 1, attention_layers=2, final_norm=True).eval()
+    tokens = encoder(images)
+    torch.testing.assert_close(tokens.class_tokens[-1], expected[:, :1])
+    patches = tokens.patch_tokens.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches, expected[:, vit.num_prefix_tokens :])
+    other_size = encoder(torch.randn(1, 3, size[1], size[0]))
+    assert other_size.class_attention.sum() < 1  # the class token and the registers have a share
+
+
+def test_original_keys_of_dinov3_load(tmp_path):
+    vit = timm.create_model("vit_small_patch16_dinov3", num_classes=0, depth=1)
+    state = vit.state_dict()
+    renamed = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+    for new, old in renamed.items():
+        state = {key.replace(new, old): value for key, value in state.items()}
+    state["blocks.0.attn.qkv.bias"] = torch.zeros(3 * 384)
+    torch.save({**state, "mask_token": torch.zeros(1, 384)}, tmp_path / "dinov3_vits16.pth")
+    again = create_vit(
+        "vit_small_patch16_dinov3", str(tmp_path / "dinov3_vits16.pth"), (64, 64), depth=1
+    )
+    for key, value in vit.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value)
+
+
+def test_augreg_weights_load_at_another_size(tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=21843)
+    torch.save(source.state_dict(), tmp_path / "augreg_in21k.pth")
+    vit = create_vit("vit_tiny_patch16_224", str(tmp_path / "augreg_in21k.pth"), (64, 96))
+    torch.testing.assert_close(vit.blocks[-1].norm2.weight, source.blocks[-1].norm2.weight)
+    assert vit.pos_embed.shape == (1, 1 + 4 * 6, 192)
+
+
+def test_other_head_counts_can_be_asked_for():
+    vit = create_vit("deit_small_patch16_224", "none", (32, 32), depth=1)
+    assert vit.blocks[0].attn.num_heads == 6
+    vit = create_vit("deit_small_patch16_224", "none", (32, 32), depth=1, num_heads=8)
+    assert vit.blocks[0].attn.num_heads == 8
+
+
+def test_frozen_blocks_keep_their_weights_and_pass_the_gradient_on():
+    encoder = ClassTokenViT(tiny_vit(), 2, attention_layers=1)
+    encoder.freeze(1)
+    encoder(torch.randn(1, 3, *SIZE)).patch_tokens.square().sum().backward()
+    learning = {name for name, p in encoder.named_parameters() if p.grad is not None}
+    assert {"cls_token", "pos_embed_cls"} <= learning
+    assert {name.split(".")[1] for name in learning if "." in name} == {"1"}
+    with pytest.raises(ValueError, match=r"train\.frozen_blocks: expected 0 to 2 .* got 3"):
+        encoder.freeze(3)
+
+
 def test_tokens_without_final_norm_are_the_last_blocks():
     vit = tiny_vit()
     images = torch.randn(2, 3, *SIZE)
@@ -147,8 +212,10 @@ def test_too_many_attention_layers_are_refused():
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("resnet18", "expected a plain ViT of timm"),
-        ("swin_tiny_patch4_window7_224", "expected a plain ViT of timm"),
+        ("resnet18", "expected a plain or DINOv3 ViT of timm.*no class token"),
+        ("swin_tiny_patch4_window7_224", "expected a plain or DINOv3 ViT of timm"),
+        ("vit_small_patch16_rope_mixed_224", "another position embedding or attention"),
+        ("vit_relpos_small_patch16_224", "expected a plain or DINOv3 ViT of timm"),
         ("vit_nothing", "expected a timm name such as"),
     ],
 )

@@ -1,9 +1,9 @@
 """Train the STAC localiser from images, image labels and saliency maps (METHOD A-D).
 
 Reads images, labels.csv and saliency/ of the run; writes stac/checkpoint.pt (the last epoch, with
-all that an exact resume needs), stac/best.pt (lowest validation loss), stac/log.jsonl,
-TensorBoard curves and, at the end, stac/model.safetensors with model.json to hand on. Validation uses images and labels held out of the training split; no pixel
-mask is opened.
+all that an exact resume needs), stac/best.pt (lowest validation loss), stac/log.jsonl, TensorBoard
+curves and, at the end, stac/model.safetensors with model.json to hand on. Validation uses images
+and labels held out of the training split; no pixel mask is opened.
 """
 
 import json

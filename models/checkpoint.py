@@ -33,7 +33,10 @@ def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Views of one storage, such as a state dict may hold, cannot be written as they are.
-    weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    weights = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }
     contents = {path: lambda file: save_file(weights, file)}
     text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     contents[path.with_suffix(".json")] = lambda file: file.write_text(text, encoding="utf-8")

@@ -311,7 +311,7 @@ def _run_block(
 
 
 def _project(attention: Attention | EvaAttention, x: Tensor) -> Tensor:
-    """Return queries, keys and values, (B, T, 3 D); Eva keeps their biases apart, the keys' at 0."""
+    """Return queries, keys and values, (B, T, 3 D); Eva keeps their biases apart."""
     if getattr(attention, "q_bias", None) is None:
         return attention.qkv(x)
     bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))

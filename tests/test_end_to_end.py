@@ -16,9 +16,8 @@ import make_sheet
 import train_stac
 from configs import load
 from configs.command_line import run_stage
-from datasets.files import read_image, read_mask, write_cam, write_mask, write_saliency
+from datasets.files import read_cam, read_image, read_mask, write_cam, write_mask, write_saliency
 from datasets.sources import read_data
-from evaluation import read_cam
 from segmentation import infer as segmentation_infer
 from segmentation import train as segmentation_train
 

@@ -9,8 +9,10 @@ the last with the flags of the authors' released script:
 
 Pixels whose mask is 255 are not scored; a 255 in a pseudo label counts as background. A saliency
 map knows no classes: its foreground is painted with the image's label, in an image of several
-classes with the first of them, and a defect-free image stays empty. Map values above the
-threshold are foreground. How the threshold was chosen is part of every result:
+classes with the first of them, and a defect-free image stays empty. Its values are scored too, in
+the images with a label: AUROC, AP, max F, MAE and each class' recall; false alarm is the area found
+in defect-free images. Map values above the threshold are foreground. How the threshold was chosen
+is part of every result:
 
   fixed   pseudo_label.threshold of the config
   auto    found without masks, on the maps of the training split (Otsu's method)
@@ -35,7 +37,15 @@ from datasets.files import read_cam, read_mask, read_saliency, read_truth
 from datasets.published import read_published_cam, read_published_list
 from datasets.record import IGNORE, Record
 from datasets.sources import Data, read_data
-from metrics import GRID, ConfusionMatrix, Scores, ThresholdSweep, auto_threshold, pooled_histogram
+from metrics import (
+    GRID,
+    ConfusionMatrix,
+    SaliencyHistogram,
+    Scores,
+    ThresholdSweep,
+    auto_threshold,
+    pooled_histogram,
+)
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 KINDS = {  # kind: (folder in the run, what makes it)
@@ -80,12 +90,17 @@ def find_maps(
 
 
 def _read_map(path: Path, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Read a CAM file, or a saliency map painted with the first of its image's classes."""
+    """Read a CAM file, or a saliency map painted with its image's classes."""
     if path.suffix in PICTURE_SUFFIXES:
-        painted = np.array(classes[:1], np.int64)
-        return np.repeat(read_saliency(path)[None], len(painted), axis=0), painted
+        return _paint(read_saliency(path), classes)
     cam = read_published_cam(path) if path.suffix == ".npy" else read_cam(path)
     return cam.cam, cam.classes
+
+
+def _paint(saliency: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Take a saliency map as CAM of the first of its image's classes; of none without classes."""
+    painted = np.array(classes[:1], np.int64)
+    return np.repeat(saliency[None], len(painted), axis=0), painted
 
 
 def _count(
@@ -94,6 +109,7 @@ def _count(
     paths: Sequence[Path],
     num_classes: int,
 ) -> None:
+    """Count the masks or the maps in `paths` against the masks of the records."""
     for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
         truth = read_truth(record, num_classes)
         if isinstance(counter, ConfusionMatrix):
@@ -102,6 +118,23 @@ def _count(
             found = _read_map(path, record.classes)
         try:
             counter.update(truth, *found)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _count_saliency(
+    sweep: ThresholdSweep,
+    histogram: SaliencyHistogram,
+    records: Sequence[Record],
+    paths: Sequence[Path],
+    num_classes: int,
+) -> None:
+    """Count saliency maps, painted and as they are, in one pass over the files."""
+    for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
+        truth, saliency = read_truth(record, num_classes), read_saliency(path)
+        try:
+            sweep.update(truth, *_paint(saliency, record.classes))
+            histogram.update(truth, saliency, labelled=bool(record.classes))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -127,6 +160,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     )
     paths = _maps_of(folder, kind, records)
     num_classes = len(data.class_names)
+    histogram = SaliencyHistogram(num_classes) if kind == "saliency" else None
     if kind in WITH_THRESHOLD:
         rules = args.threshold_rule or _default_rules(config)
         thresholds = {"fixed": config.pseudo_label.threshold}
@@ -134,7 +168,10 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
             # Predicted labels exist to test the localiser; its threshold comes from training.
             thresholds["auto"] = _auto(given if given.is_dir() else folder, kind, data)
         sweep = ThresholdSweep((*GRID, *thresholds.values()), num_classes)
-        _count(sweep, records, paths, num_classes)
+        if histogram is None:
+            _count(sweep, records, paths, num_classes)
+        else:
+            _count_saliency(sweep, histogram, records, paths, num_classes)
         thresholds["oracle"] = sweep.best()
         judged = [_judged(sweep, rule, thresholds[rule]) for rule in rules]
         if args.curve:
@@ -146,11 +183,16 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
 
     names = ("background", *data.class_names)
     print(f"{kind}, {split}, {len(records)} images, labels {labels}: {folder}")
-    _print_scores(judged, names)
+    lines = _score_lines(judged, names)
+    lines += [] if histogram is None else _saliency_lines(histogram, judged, data.class_names)
+    _print_lines(lines)
     about = {"kind": kind, "split": split, "images": len(records), "labels": labels}
     about |= {"cam_type": cam_type} if kind == "cam" else {}
     origin = {"config_sha": fingerprint(config), "commit": _commit(), "date": _now()}
-    _append(out_dir / "results.jsonl", [{**about, **_row(one, names), **origin} for one in judged])
+    rows = [_row(one, names) for one in judged]
+    if histogram is not None:
+        rows = [row | _saliency_row(histogram, row["threshold"], data.class_names) for row in rows]
+    _append(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
 
 
 def _default_rules(config: Config) -> tuple[str, ...]:
@@ -257,6 +299,18 @@ def _row(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _saliency_row(
+    histogram: SaliencyHistogram, threshold: float, class_names: Sequence[str]
+) -> dict[str, Any]:
+    recalls = zip(class_names, histogram.recall(threshold).tolist(), strict=True)
+    return {
+        **histogram.scores()._asdict(),
+        "recall": {name: recall for name, recall in recalls if not np.isnan(recall)},
+        "false_alarm": histogram.false_alarm(threshold),
+        "defect_free_images": histogram.defect_free_images,
+    }
+
+
 def _print_curve(sweep: ThresholdSweep) -> None:
     print("threshold    mIoU  fg IoU      FP      FN")
     for threshold in sweep.thresholds:
@@ -264,17 +318,41 @@ def _print_curve(sweep: ThresholdSweep) -> None:
         print(f"{threshold:9.4f}" + "".join(f"{_percent(mean):>8}" for mean in scores[1:]))
 
 
-def _print_scores(judged: Sequence[Judged], names: Sequence[str]) -> None:
-    """Print one line a class and one column a threshold rule."""
-    columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
+def _score_lines(judged: Sequence[Judged], names: Sequence[str]) -> list[list[str]]:
+    """Return one line a class or mean: its title and a cell for each threshold rule."""
     heads = [
         "IoU" if one.threshold is None else f"{one.rule} {one.threshold:.3f}" for one in judged
     ]
+    columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
     titles = (*names, "mIoU", "fg IoU", "FP", "FN")
-    width = max(map(len, titles))
-    print(f"{'class':<{width}}" + "".join(f"{head:>16}" for head in heads))
-    for title, *values in zip(titles, *columns, strict=True):
-        print(f"{title:<{width}}" + "".join(f"{_percent(value):>16}" for value in values))
+    lines = zip(titles, *columns, strict=True)
+    return [["class", *heads], *([title, *map(_percent, cells)] for title, *cells in lines)]
+
+
+def _saliency_lines(
+    histogram: SaliencyHistogram, judged: Sequence[Judged], class_names: Sequence[str]
+) -> list[list[str]]:
+    """Return the lines of saliency alone; what holds for all thresholds has a single cell."""
+    scores = histogram.scores()
+    lines = zip(class_names, *(histogram.recall(one.threshold) for one in judged), strict=True)
+    best = "-" if scores.best_fg_threshold is None else f"{scores.best_fg_threshold:.3f}"
+    return [
+        *([f"recall {name}", *map(_percent, recalls)] for name, *recalls in lines),
+        ["false alarm", *(_percent(histogram.false_alarm(one.threshold)) for one in judged)],
+        ["defect-free images", str(histogram.defect_free_images)],
+        ["AUROC", _percent(scores.auroc)],
+        ["AP", _percent(scores.ap)],
+        ["max F", _percent(scores.max_f)],
+        ["MAE", _percent(scores.mae)],
+        ["best fg IoU", _percent(scores.best_fg_iou)],
+        ["its threshold", best],
+    ]
+
+
+def _print_lines(lines: Sequence[Sequence[str]]) -> None:
+    width = max(len(title) for title, *_ in lines)
+    for title, *cells in lines:
+        print(f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def _percent(value: float | None) -> str:

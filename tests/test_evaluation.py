@@ -27,6 +27,8 @@ needs_published = pytest.mark.skipif(
 NAMES = ("background", "inclusion", "patches", "scratches")
 KEYS = {"kind", "split", "images", "labels", "threshold", "threshold_rule", "iou", "miou", "fg_iou"}
 KEYS |= {"fp", "fn", "config_sha", "commit", "date", "absent"}
+SALIENCY_KEYS = {"auroc", "ap", "max_f", "best_fg_iou", "best_fg_threshold", "mae", "recall"}
+SALIENCY_KEYS |= {"false_alarm", "defect_free_images"}
 
 
 def columns(*values: int) -> np.ndarray:
@@ -155,7 +157,7 @@ def test_the_authors_cam_files_are_scored_in_a_run_too(run):
 def test_saliency_is_painted_with_the_first_class_of_the_label(run):
     run.evaluate("--kind", "saliency", "--threshold-rule", "auto")
     (row,) = run.rows()
-    assert set(row) == KEYS
+    assert set(row) == KEYS | SALIENCY_KEYS
     assert row["threshold"] == pytest.approx(125 / 255)  # maps hold 50 and 200
     # Inclusion: truth 8 + 4 pixels, painted 8 + 8. Scratches: truth 4, painted 0.
     assert row["iou"] == pytest.approx({"background": 100, "inclusion": 75, "scratches": 0})
@@ -165,12 +167,80 @@ def test_saliency_is_painted_with_the_first_class_of_the_label(run):
     assert row["fg_iou"] == 100
 
 
-def test_saliency_of_defect_free_images_is_neither_scored_nor_pooled(run):
+def test_saliency_is_scored_without_classes_too(run, capsys):
+    # Test image 1t: of its 8 defect pixels 4 have .8 and 4 have .4, the background .2.
+    saliency = np.where(columns(1, 0, 0, 0, 0), 204, np.where(columns(1, 1, 0, 0, 0), 102, 51))
+    write_saliency(run.out / "saliency/1t.png", saliency / 255)
+    run.sets += ["pseudo_label.threshold=0.4"]
+    run.evaluate("--kind", "saliency", "--threshold-rule", "fixed", "oracle")
+    fixed, oracle = run.rows()
+    # 2t: defects 200 / 255 in 8 pixels, background 50 / 255 in 12, as 51 / 255 in 12 of 1t.
+    distance = 12 * 51 + 4 * 51 + 4 * 153 + 12 * 50 + 8 * 55  # in 1 / 255
+    for row in (fixed, oracle):
+        assert (row["auroc"], row["ap"], row["max_f"]) == pytest.approx((100, 100, 100))
+        assert row["mae"] == pytest.approx(100 * distance / 255 / 40)
+        assert (row["best_fg_iou"], row["best_fg_threshold"]) == (100, pytest.approx(51 / 255))
+        assert (row["false_alarm"], row["defect_free_images"]) == (None, 0)
+    assert fixed["recall"] == pytest.approx({"inclusion": 800 / 12, "scratches": 100})
+    assert fixed["fg_iou"] == pytest.approx(1200 / 16)
+    assert oracle["recall"] == {"inclusion": 100, "scratches": 100}
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    start = lines.index("recall inclusion 66.67 100.00")
+    assert lines[start:] == [
+        "recall inclusion 66.67 100.00",
+        "recall patches - -",
+        "recall scratches 100.00 100.00",
+        "false alarm - -",
+        "defect-free images 0",
+        "AUROC 100.00",
+        "AP 100.00",
+        "max F 100.00",
+        f"MAE {100 * distance / 255 / 40:.2f}",
+        "best fg IoU 100.00",
+        "its threshold 0.200",
+    ]
+
+
+def test_saliency_of_a_split_without_defects_has_a_false_alarm_only(run, capsys):
+    for name in ("1t", "2t"):
+        write_mask(run.data / f"annotations/test/{name[0]}.png", columns(0, 0, 0, 0, 0))
+    run.evaluate("--kind", "saliency", "--threshold-rule", "auto")
+    (row,) = run.rows()
+    # Of 20 pixels 8 are above in each: the map knows of defects that the mask has not.
+    assert (row["false_alarm"], row["defect_free_images"]) == (pytest.approx(40), 2)
+    nothing = ("fg_iou", "auroc", "ap", "max_f", "mae", "best_fg_iou", "best_fg_threshold")
+    assert {row[key] for key in nothing} == {None}
+    assert (row["recall"], row["miou"]) == ({}, 100)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"false alarm 40.00", "AUROC -", "max F -", "its threshold -"} <= set(lines)
+
+
+def test_each_mask_and_map_is_opened_once_to_be_scored(run, monkeypatch):
+    run.evaluate("--kind", "cam")  # writes labels.csv, which opens masks
+    opened = []
+    for reader in ("read_truth", "read_saliency"):
+        read = getattr(evaluation, reader)
+
+        def count(source, *args, reader=reader, read=read):
+            opened.append((reader, getattr(source, "name", source)))
+            return read(source, *args)
+
+        monkeypatch.setattr(evaluation, reader, count)
+    run.evaluate("--kind", "saliency", "--threshold-rule", "fixed", "oracle")
+    assert sorted(opened) == [
+        *(("read_saliency", f"{name}.png") for name in ("1t", "2t")),
+        *(("read_truth", name) for name in ("1t", "2t")),
+    ]
+
+
+def test_saliency_of_defect_free_images_counts_as_false_alarm_alone(run):
     write_saliency(run.out / "saliency/3.png", np.ones((4, 5)))
     run.evaluate("--kind", "saliency", "--split", "train", "--threshold-rule", "auto")
     (row,) = run.rows()
     assert row["threshold"] == pytest.approx(125 / 255)
     assert (row["images"], row["miou"], row["absent"]) == (3, 100, ["scratches"])
+    assert (row["auroc"], row["best_fg_iou"]) == pytest.approx((100, 100))
+    assert (row["false_alarm"], row["defect_free_images"]) == (100, 1)
 
 
 def test_pseudo_labels_are_scored_on_train_with_255_as_background(run):

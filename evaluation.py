@@ -9,8 +9,10 @@ the last with the flags of the authors' released script:
 
 Pixels whose mask is 255 are not scored; a 255 in a pseudo label counts as background. A saliency
 map knows no classes: its foreground is painted with the image's label, in an image of several
-classes with the first of them, and a defect-free image stays empty. Map values above the
-threshold are foreground. How the threshold was chosen is part of every result:
+classes with the first of them, and a defect-free image stays empty. Its values are scored too, in
+the images with a label: AUROC, AP, max F, MAE and each class' recall; false alarm is the area found
+in defect-free images. Map values above the threshold are foreground. How the threshold was chosen
+is part of every result:
 
   fixed   pseudo_label.threshold of the config
   auto    found without masks, on the maps of the training split (Otsu's method)
@@ -33,10 +35,18 @@ from configs.command_line import load_run, run_stage, stage_parser
 from configs.schema import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from datasets.files import read_cam, read_mask, read_saliency, read_truth
 from datasets.published import read_published_cam, read_published_list
-from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.record import IGNORE, Record
 from datasets.sources import Data, read_data
+from metrics import (
+    GRID,
+    ConfusionMatrix,
+    SaliencyHistogram,
+    Scores,
+    ThresholdSweep,
+    auto_threshold,
+    pooled_histogram,
+)
 
-GRID = tuple(i / 100 for i in range(101))  # thresholds of the sweep
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 KINDS = {  # kind: (folder in the run, what makes it)
     "saliency": ("saliency", "make_saliency.py"),
@@ -52,227 +62,12 @@ PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t
 PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
 
 
-class Scores(NamedTuple):
-    """What a confusion matrix says, in %.
-
-    Attributes:
-        iou: (K + 1,) float64, background first; NaN where a class is neither in truth nor in
-            prediction. Such classes are left out of every mean.
-        miou: mean of iou.
-        fg_iou: IoU of all foreground classes taken as one; None where there is no foreground.
-        fp: mean over classes, background included, of (P - TP) / (T + P - TP), where T, P and TP
-            count a class' pixels in truth, in prediction and in both. The authors' definition.
-        fn: the same of (T - TP) / (T + P - TP), so miou + fp + fn = 100.
-    """
-
-    iou: np.ndarray
-    miou: float
-    fg_iou: float | None
-    fp: float
-    fn: float
-
-
 class Judged(NamedTuple):
     """Scores, the threshold they belong to (None for index masks), and how it was chosen."""
 
     rule: str
     threshold: float | None
     scores: Scores
-
-
-class ConfusionMatrix:
-    """Pixel counts, (K + 1, K + 1) int64 in `counts`: rows truth, columns prediction."""
-
-    def __init__(self, num_classes: int, counts: np.ndarray | None = None) -> None:
-        shape = (num_classes + 1, num_classes + 1)
-        self.counts = np.zeros(shape, np.int64) if counts is None else counts
-
-    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Count the pixels of one image, or of a batch.
-
-        Args:
-            truth: (..., H, W) mask values; 255 is not counted.
-            prediction: the same shape, mask values; 255 counts as background.
-
-        Raises:
-            ValueError: sizes differ, or a value is neither in 0..K nor 255.
-        """
-        _check_size(prediction.shape, truth.shape)
-        size = len(self.counts)
-        scored = truth != IGNORE
-        columns = np.where(prediction == IGNORE, BACKGROUND, prediction)[scored]
-        index = truth[scored].astype(np.int64) * size + columns
-        highest = max(truth[scored].max(initial=0), columns.max(initial=0))
-        if highest >= size:
-            raise ValueError(
-                f"expected mask values 0..{size - 1} and {IGNORE}, got {highest}. "
-                "Check the number of classes."
-            )
-        self.counts += np.bincount(index, minlength=size * size).reshape(size, size)
-
-    def scores(self) -> Scores:
-        """Return the scores.
-
-        Raises:
-            ValueError: nothing was counted.
-        """
-        hit = np.diag(self.counts)
-        truth, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
-        union = truth + predicted - hit
-        if not union.any():
-            raise ValueError(f"masks: expected a pixel to score, got only {IGNORE} or no image.")
-        with np.errstate(invalid="ignore"):  # 0 / 0 marks an absent class
-            iou, fp, fn = (100 * part / union for part in (hit, predicted - hit, truth - hit))
-        miou, fp_mean, fn_mean = (float(np.nanmean(share)) for share in (iou, fp, fn))
-        foreground = self.counts.sum() - self.counts[BACKGROUND, BACKGROUND]
-        fg_iou = float(100 * self.counts[1:, 1:].sum() / foreground) if foreground else None
-        return Scores(iou, miou, fg_iou, fp_mean, fn_mean)
-
-    def miou(self) -> float:
-        """Return the mean IoU in %; see `scores`."""
-        return self.scores().miou
-
-
-class ThresholdSweep:
-    """Confusion matrices of many thresholds from one look at each image.
-
-    The winning class of a pixel does not depend on the threshold, so it is enough to count how
-    many thresholds lie below the winning value.
-
-    Attributes:
-        thresholds: ascending, without repetitions.
-    """
-
-    def __init__(self, thresholds: Iterable[float], num_classes: int) -> None:
-        self.thresholds = tuple(sorted(set(thresholds)))
-        self._levels = np.array(self.thresholds, np.float32)
-        shape = (num_classes + 1, num_classes, len(self.thresholds) + 1)
-        self._counts = np.zeros(shape, np.int64)  # (truth, winning class, thresholds below)
-
-    def update(self, truth: np.ndarray, cam: np.ndarray, classes: np.ndarray) -> None:
-        """Count the pixels of one image.
-
-        Args:
-            truth: (H, W) mask values 0..K; 255 is not counted.
-            cam: (M, H, W) in [0, 1]; M may be 0, then H and W do not matter.
-            classes: (M,) foreground indices in [0, K).
-
-        Raises:
-            ValueError: sizes differ, a class is not in [0, K), or cam is not finite.
-        """
-        shape = self._counts.shape
-        if any(not 0 <= k < shape[1] for k in classes):
-            raise ValueError(
-                f"expected class indices 0..{shape[1] - 1}, got {np.asarray(classes).tolist()}. "
-                "Check the number of classes."
-            )
-        if len(classes):
-            _check_size(cam.shape[1:], truth.shape)
-        else:
-            cam, classes = np.zeros((1, *truth.shape), np.float32), np.zeros(1, np.int64)
-        scored = truth != IGNORE
-        values = cam.max(axis=0)[scored].astype(np.float32)  # (N,)
-        if not np.isfinite(values).all():
-            raise ValueError("expected finite CAM values, got NaN or infinity. Make it anew.")
-        below = np.searchsorted(self._levels, values, side="left")
-        winners = np.asarray(classes)[cam.argmax(axis=0)[scored]]
-        index = np.ravel_multi_index((truth[scored].astype(np.int64), winners, below), shape)
-        self._counts += np.bincount(index, minlength=self._counts.size).reshape(shape)
-
-    def confusion(self, threshold: float) -> ConfusionMatrix:
-        """Return the confusion matrix of `seed_mask` at one of `thresholds`."""
-        place = self.thresholds.index(threshold)
-        size = len(self._counts)
-        counts = np.empty((size, size), np.int64)
-        counts[:, BACKGROUND] = self._counts[..., : place + 1].sum(axis=(1, 2))
-        counts[:, 1:] = self._counts[..., place + 1 :].sum(axis=2)
-        return ConfusionMatrix(size - 1, counts)
-
-    def best(self) -> float:
-        """Return the threshold of the highest mIoU, the lowest of equals: an oracle."""
-        return max(self.thresholds, key=lambda t: self.confusion(t).miou())
-
-
-def seed_mask(cam: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
-    """Turn the CAMs of one image into a seed mask.
-
-    Background competes as the constant score `threshold` (as float32); ties go to background,
-    between classes to the first.
-
-    Args:
-        cam: (M, H, W) in [0, 1], one map per present class; M may be 0.
-        classes: (M,) foreground indices in [0, K), ascending.
-        threshold: background score in [0, 1].
-
-    Returns:
-        (H, W) uint8 mask values: 0 background, k + 1 for foreground class k.
-
-    Raises:
-        ValueError: cam and classes differ in M.
-    """
-    if cam.ndim != 3 or len(cam) != len(classes):
-        raise ValueError(f"cam: expected shape ({len(classes)}, H, W), got {cam.shape}.")
-    if len(classes) == 0:
-        return np.full(cam.shape[1:], BACKGROUND, np.uint8)
-    winners = np.asarray(classes)[cam.argmax(axis=0)] + 1
-    foreground = cam.max(axis=0).astype(np.float32) > np.float32(threshold)
-    return np.where(foreground, winners, BACKGROUND).astype(np.uint8)
-
-
-def pooled_histogram(cams: Iterable[np.ndarray]) -> np.ndarray:
-    """Count the per-pixel maxima of many CAMs in 256 levels, level = round(255 * value).
-
-    Args:
-        cams: (M, H, W) in [0, 1] each; those with M = 0 are passed over.
-
-    Returns:
-        (256,) int64.
-    """
-    histogram = np.zeros(256, np.int64)
-    for cam in cams:
-        if len(cam):
-            levels = np.rint(255 * np.clip(cam.max(axis=0), 0, 1)).astype(np.int64)
-            histogram += np.bincount(levels.ravel(), minlength=256)
-    return histogram
-
-
-def auto_threshold(histogram: np.ndarray) -> float:
-    """Find a threshold without masks: Otsu's method on a histogram of values.
-
-    Takes the cut that maximises the variance between the two sides (Otsu 1979, eq. 18), the
-    lowest of equals.
-
-    Args:
-        histogram: (L,) counts; entry i counts the values at i / (L - 1).
-
-    Returns:
-        Threshold in (0, 1), halfway between the two occupied levels the cut separates.
-
-    Raises:
-        ValueError: fewer than two levels are occupied, so there is nothing to separate.
-    """
-    occupied = np.flatnonzero(histogram)
-    if len(occupied) < 2:
-        raise ValueError(
-            f"maps: expected two or more different values, got {len(occupied)}. "
-            "Check the maps or give a fixed threshold."
-        )
-    counts = histogram[occupied].astype(np.float64)
-    low_count = np.cumsum(counts)[:-1]
-    low_sum = np.cumsum(counts * occupied)[:-1]
-    high_count = counts.sum() - low_count
-    high_sum = (counts * occupied).sum() - low_sum
-    between = low_count * high_count * (low_sum / low_count - high_sum / high_count) ** 2
-    cut = int(between.argmax())
-    return float(occupied[cut] + occupied[cut + 1]) / 2 / (len(histogram) - 1)
-
-
-def _check_size(shape: tuple[int, ...], truth_shape: tuple[int, ...]) -> None:
-    if shape != truth_shape:
-        raise ValueError(
-            f"expected the size (H, W) of its mask, {truth_shape}, got {shape}. "
-            "Make it at the image's own size."
-        )
 
 
 def find_maps(
@@ -295,12 +90,17 @@ def find_maps(
 
 
 def _read_map(path: Path, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Read a CAM file, or a saliency map painted with the first of its image's classes."""
+    """Read a CAM file, or a saliency map painted with its image's classes."""
     if path.suffix in PICTURE_SUFFIXES:
-        painted = np.array(classes[:1], np.int64)
-        return np.repeat(read_saliency(path)[None], len(painted), axis=0), painted
+        return _paint(read_saliency(path), classes)
     cam = read_published_cam(path) if path.suffix == ".npy" else read_cam(path)
     return cam.cam, cam.classes
+
+
+def _paint(saliency: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Take a saliency map as CAM of the first of its image's classes; of none without classes."""
+    painted = np.array(classes[:1], np.int64)
+    return np.repeat(saliency[None], len(painted), axis=0), painted
 
 
 def _count(
@@ -309,6 +109,7 @@ def _count(
     paths: Sequence[Path],
     num_classes: int,
 ) -> None:
+    """Count the masks or the maps in `paths` against the masks of the records."""
     for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
         truth = read_truth(record, num_classes)
         if isinstance(counter, ConfusionMatrix):
@@ -317,6 +118,23 @@ def _count(
             found = _read_map(path, record.classes)
         try:
             counter.update(truth, *found)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _count_saliency(
+    sweep: ThresholdSweep,
+    histogram: SaliencyHistogram,
+    records: Sequence[Record],
+    paths: Sequence[Path],
+    num_classes: int,
+) -> None:
+    """Count saliency maps, painted and as they are, in one pass over the files."""
+    for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
+        truth, saliency = read_truth(record, num_classes), read_saliency(path)
+        try:
+            sweep.update(truth, *_paint(saliency, record.classes))
+            histogram.update(truth, saliency, labelled=bool(record.classes))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -342,6 +160,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     )
     paths = _maps_of(folder, kind, records)
     num_classes = len(data.class_names)
+    histogram = SaliencyHistogram(num_classes) if kind == "saliency" else None
     if kind in WITH_THRESHOLD:
         rules = args.threshold_rule or _default_rules(config)
         thresholds = {"fixed": config.pseudo_label.threshold}
@@ -349,7 +168,10 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
             # Predicted labels exist to test the localiser; its threshold comes from training.
             thresholds["auto"] = _auto(given if given.is_dir() else folder, kind, data)
         sweep = ThresholdSweep((*GRID, *thresholds.values()), num_classes)
-        _count(sweep, records, paths, num_classes)
+        if histogram is None:
+            _count(sweep, records, paths, num_classes)
+        else:
+            _count_saliency(sweep, histogram, records, paths, num_classes)
         thresholds["oracle"] = sweep.best()
         judged = [_judged(sweep, rule, thresholds[rule]) for rule in rules]
         if args.curve:
@@ -361,11 +183,16 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
 
     names = ("background", *data.class_names)
     print(f"{kind}, {split}, {len(records)} images, labels {labels}: {folder}")
-    _print_scores(judged, names)
+    lines = _score_lines(judged, names)
+    lines += [] if histogram is None else _saliency_lines(histogram, judged, data.class_names)
+    _print_lines(lines)
     about = {"kind": kind, "split": split, "images": len(records), "labels": labels}
     about |= {"cam_type": cam_type} if kind == "cam" else {}
     origin = {"config_sha": fingerprint(config), "commit": _commit(), "date": _now()}
-    _append(out_dir / "results.jsonl", [{**about, **_row(one, names), **origin} for one in judged])
+    rows = [_row(one, names) for one in judged]
+    if histogram is not None:
+        rows = [row | _saliency_row(histogram, row["threshold"], data.class_names) for row in rows]
+    _append(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
 
 
 def _default_rules(config: Config) -> tuple[str, ...]:
@@ -472,6 +299,18 @@ def _row(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _saliency_row(
+    histogram: SaliencyHistogram, threshold: float, class_names: Sequence[str]
+) -> dict[str, Any]:
+    recalls = zip(class_names, histogram.recall(threshold).tolist(), strict=True)
+    return {
+        **histogram.scores()._asdict(),
+        "recall": {name: recall for name, recall in recalls if not np.isnan(recall)},
+        "false_alarm": histogram.false_alarm(threshold),
+        "defect_free_images": histogram.defect_free_images,
+    }
+
+
 def _print_curve(sweep: ThresholdSweep) -> None:
     print("threshold    mIoU  fg IoU      FP      FN")
     for threshold in sweep.thresholds:
@@ -479,17 +318,41 @@ def _print_curve(sweep: ThresholdSweep) -> None:
         print(f"{threshold:9.4f}" + "".join(f"{_percent(mean):>8}" for mean in scores[1:]))
 
 
-def _print_scores(judged: Sequence[Judged], names: Sequence[str]) -> None:
-    """Print one line a class and one column a threshold rule."""
-    columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
+def _score_lines(judged: Sequence[Judged], names: Sequence[str]) -> list[list[str]]:
+    """Return one line a class or mean: its title and a cell for each threshold rule."""
     heads = [
         "IoU" if one.threshold is None else f"{one.rule} {one.threshold:.3f}" for one in judged
     ]
+    columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
     titles = (*names, "mIoU", "fg IoU", "FP", "FN")
-    width = max(map(len, titles))
-    print(f"{'class':<{width}}" + "".join(f"{head:>16}" for head in heads))
-    for title, *values in zip(titles, *columns, strict=True):
-        print(f"{title:<{width}}" + "".join(f"{_percent(value):>16}" for value in values))
+    lines = zip(titles, *columns, strict=True)
+    return [["class", *heads], *([title, *map(_percent, cells)] for title, *cells in lines)]
+
+
+def _saliency_lines(
+    histogram: SaliencyHistogram, judged: Sequence[Judged], class_names: Sequence[str]
+) -> list[list[str]]:
+    """Return the lines of saliency alone; what holds for all thresholds has a single cell."""
+    scores = histogram.scores()
+    lines = zip(class_names, *(histogram.recall(one.threshold) for one in judged), strict=True)
+    best = "-" if scores.best_fg_threshold is None else f"{scores.best_fg_threshold:.3f}"
+    return [
+        *([f"recall {name}", *map(_percent, recalls)] for name, *recalls in lines),
+        ["false alarm", *(_percent(histogram.false_alarm(one.threshold)) for one in judged)],
+        ["defect-free images", str(histogram.defect_free_images)],
+        ["AUROC", _percent(scores.auroc)],
+        ["AP", _percent(scores.ap)],
+        ["max F", _percent(scores.max_f)],
+        ["MAE", _percent(scores.mae)],
+        ["best fg IoU", _percent(scores.best_fg_iou)],
+        ["its threshold", best],
+    ]
+
+
+def _print_lines(lines: Sequence[Sequence[str]]) -> None:
+    width = max(len(title) for title, *_ in lines)
+    for title, *cells in lines:
+        print(f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def _percent(value: float | None) -> str:

@@ -22,7 +22,7 @@ from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.files import Cam, read_cam, read_image, read_saliency, write_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
-from evaluation import auto_threshold, pooled_histogram, seed_mask
+from metrics import auto_threshold, pooled_histogram, seed_mask
 from models.device import select_device
 from models.refine import pixel_adaptive_refinement
 

@@ -24,7 +24,7 @@ from datasets.dense import DenseDataset
 from datasets.record import IGNORE
 from datasets.sources import read_data
 from datasets.transforms import eval_transform, train_transform
-from evaluation import ConfusionMatrix
+from metrics import ConfusionMatrix
 from models.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
 from models.device import amp_dtype, autocast, select_device
 from models.optim import (

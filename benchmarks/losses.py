@@ -10,18 +10,15 @@ CPU (after a small step that loads the libraries), allocated memory on a GPU.
 
 import argparse
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.measuring import Cost, in_new_process, peak_megabytes
 from losses.pixel_contrast import pixel_contrast_loss
 
 TEMPERATURE, VALID, HARD = 0.6, 0.5, 0.9
@@ -36,13 +33,6 @@ class Problem(NamedTuple):
     grid: int = 14
     size: int = 224
     num_samples: int = 256  # anchors of a class, and negatives of an anchor
-
-
-class Cost(NamedTuple):
-    """What one forward and backward pass takes."""
-
-    seconds: float
-    megabytes: float
 
 
 WARM_UP = Problem(num_classes=2, batch_size=2, width=8, grid=2, size=16, num_samples=4)
@@ -125,9 +115,9 @@ def measure(name: str, problem: Problem, device: str, repeats: int) -> Cost:
     implementation = IMPLEMENTATIONS[name]
     _step(implementation, WARM_UP, make_batch(WARM_UP, device))
     batch = make_batch(problem, device)
-    before = _peak_megabytes(device)
+    before = peak_megabytes(device)
     seconds = min(_step(implementation, problem, batch) for _ in range(repeats))
-    return Cost(seconds, _peak_megabytes(device) - before)
+    return Cost(seconds, peak_megabytes(device) - before)
 
 
 def _step(
@@ -143,20 +133,6 @@ def _step(
     return time.perf_counter() - start
 
 
-def _peak_megabytes(device: str) -> float:
-    """Return the peak of this process so far."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss in bytes there
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def in_new_process(*arguments: object) -> Cost:
-    """Call `measure` where no earlier measurement has raised the peak."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, and write its rows as JSON where a file is named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -167,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for num_classes in (3, 20):
             problem = Problem(num_classes)
-            fast = in_new_process("ours", problem, device, 5)
-            slow = in_new_process("straightforward", problem, device, 1)
+            fast = in_new_process(measure, "ours", problem, device, 5)
+            slow = in_new_process(measure, "straightforward", problem, device, 1)
             row = {
                 "row": f"pixel contrast, K={num_classes}, {device}",
                 "speedup": slow.seconds / fast.seconds,

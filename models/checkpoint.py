@@ -69,9 +69,8 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
         )
     try:
         if path.suffix == ".safetensors":
-            content = json.loads(facts_path.read_text(encoding="utf-8")) | {
-                "model": load_file(path)
-            }
+            content = json.loads(facts_path.read_text(encoding="utf-8"))
+            content["model"] = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything on damaged files

@@ -1,0 +1,81 @@
+"""Checkpoints of the authors' released code as weights of our localiser."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+# The released code builds every width with 8 heads; its weights make sense with that many only.
+RELEASED_HEADS = 8
+BACKBONES = {  # width: timm name
+    192: "deit_tiny_patch16_224",
+    384: "deit_small_patch16_224",
+    768: "deit_base_patch16_224",
+}
+NEEDED = ("cls_token", "pos_embed_cls", "pos_embed_pat", "head.weight", "representation.0.weight")
+ENCODER = ("cls_token", "pos_embed_", "patch_embed.", "blocks.")
+LAST_NORM = "norm."  # in the file, but the method takes the last tokens as they are
+
+
+def convert_released(
+    state: dict[str, Tensor], num_classes: int, path: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Rename the weights of a released checkpoint and read the model's settings off their sizes.
+
+    Args:
+        state: tensors by the released code's names, see `models.weights.read_state_dict`.
+        num_classes: K of the data set.
+        path: of the file, for errors.
+
+    Returns:
+        The weights of a `models.stac.Stac`, and settings of a config's `train` section that the
+        file decides; the number of heads is not among them, as no weight tells it.
+
+    Raises:
+        ValueError: weights are missing, or belong to other classes or another network.
+    """
+    missing = [name for name in NEEDED if name not in state]
+    if missing:
+        raise ValueError(
+            f"{path}: expected a checkpoint of the released code, {', '.join(missing)} missing. "
+            "Check that it is the localiser's."
+        )
+    _, found_classes, width = state["cls_token"].shape
+    if found_classes != num_classes:
+        raise ValueError(
+            f"{path}: expected {num_classes} class tokens, one per class of the data set, got "
+            f"{found_classes}. Check --config."
+        )
+    side = math.isqrt(state["pos_embed_pat"].shape[1])
+    if width not in BACKBONES or side**2 != state["pos_embed_pat"].shape[1]:
+        raise ValueError(
+            f"{path}: expected DeiT weights (width {', '.join(map(str, BACKBONES))}, square grid), "
+            f"got width {width} and {state['pos_embed_pat'].shape[1]} patches."
+        )
+    patch_size = state["patch_embed.proj.weight"].shape[-1]
+    weights, foreign = {}, []
+    for name, value in state.items():
+        if name.startswith(ENCODER):
+            weights[f"encoder.{name}"] = value
+        elif name.startswith("representation."):
+            weights[name.replace("representation.", "projection.")] = value
+        elif name.startswith("head."):
+            weights[name] = value
+        elif not name.startswith(LAST_NORM):
+            foreign.append(name)
+    if foreign:
+        raise ValueError(
+            f"{path}: expected weights of the released localiser, {len(foreign)} have no place "
+            f"({', '.join(foreign[:5])})."
+        )
+    settings = {
+        "backbone": BACKBONES[width],
+        "pretrained": "none",
+        "patch_size": patch_size,
+        "depth": 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks.")),
+        "image_size": (side * patch_size, side * patch_size),
+        "projection_width": state["representation.0.weight"].shape[0],
+        "scale_pooling": False,
+        "amp": "off",
+    }
+    return weights, settings

@@ -201,20 +201,6 @@ def test_background_anchors_where_saliency_is_soft():
     assert samples.used.tolist() == [True, True, True, True]
 
 
-@pytest.mark.parametrize(("confidence", "used"), [(0.8, [True, True]), (0.95, [True, False])])
-def test_background_of_binary_saliency_anchors_and_a_sure_class_does_not_count(confidence, used):
-    # Pixels: background of probability 1, class 0; grid = pixels, so no interpolation.
-    embedding = torch.tensor([[3.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2)
-    cams = torch.tensor([0.0, confidence]).view(1, 1, 1, 2)
-    saliency = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
-    batch = {"embedding": embedding, "cams": cams, "saliency": saliency}
-    batch["labels"] = torch.ones(1, 1)
-    assert samples_of(batch).used.tolist() == used
-    # Each anchor equals its prototype (cosine 1); 4 negatives are orthogonal; T = 0.5:
-    # -log(e^2 / (e^2 + 4)) for each class, and divided by the classes that had anchors.
-    assert compute_loss(batch).item() == pytest.approx(math.log(1 + 4 * math.exp(-2)), rel=1e-6)
-
-
 def assert_connected_zero(batch):
     batch["embedding"].requires_grad_()
     loss = compute_loss(batch)

@@ -72,17 +72,6 @@ def test_every_parameter_gets_a_gradient(tmp_path):
     assert without in ([], ["projection.0.bias"])
 
 
-def test_a_batch_of_defect_free_images_trains():
-    torch.manual_seed(0)
-    model = build_stac(settings(), 2, "none").train()
-    total, terms = run_loss(model, torch.zeros(2, 2), Config())
-    total.backward()
-    assert torch.isfinite(total)
-    assert all(torch.isfinite(term) for term in terms.values())
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-
-
 def test_image_score_is_the_sigmoid_of_the_mean_logit():
     torch.manual_seed(0)
     output = build_stac(settings(), 2, "none").eval()(torch.randn(1, 3, *SIZE))
@@ -106,11 +95,6 @@ def test_model_is_rebuilt_from_its_checkpoint_alone():
     images = torch.randn(1, 3, 48, 80)
     for left, right in zip(model(images), again(images), strict=True):
         assert torch.equal(left, right)
-
-
-def test_image_size_is_rounded_up_to_whole_patches():
-    model = build_stac(settings(image_size=[200, 200]), 1, "none")
-    assert model.encoder.grid_size == (13, 13)
 
 
 def test_learning_rates_fall_towards_the_input_and_are_scaled_for_what_is_new():

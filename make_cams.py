@@ -50,20 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, out_dir = load_run(args)
     device = select_device(args.device)
     name = "checkpoint.pt" if config.cam.checkpoint == "last" else "best.pt"
-    path = args.checkpoint or out_dir / "stac" / name
-    checkpoint = load_checkpoint(path, "train_stac.py")
+    checkpoint_path = args.checkpoint or out_dir / "stac" / name
+    checkpoint = load_checkpoint(checkpoint_path, "train_stac.py")
 
     data = read_data(config.data, out_dir / "labels.csv")
-    check_classes(checkpoint, data.class_names, path)
+    check_classes(checkpoint, data.class_names, checkpoint_path)
     model = stac_from_checkpoint(checkpoint).to(device)
     records = records_of(data, args.split or ["train", config.data.eval_split])
     save_config(config, out_dir)
     folders = cam_folders(config.cam)
-    for folder, (cam_type, labels) in folders.items():
-        meta = {"type": cam_type, "labels": labels, "scales": list(config.cam.scales)}
-        meta |= {"flip": config.cam.flip, "checkpoint": path.name, **checkpoint["progress"]}
-        (out_dir / folder).mkdir(parents=True, exist_ok=True)
-        (out_dir / folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    for folder in folders:
+        (out_dir / folder / "meta.json").unlink(missing_ok=True)  # back when all CAMs are there
     dtype = amp_dtype(device, checkpoint["config"]["train"]["amp"])
     dataset = ScaledImages(records, _transforms(model, checkpoint, config.cam.scales))
     loader = DataLoader(
@@ -86,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     classes = np.array(present, dtype=np.int64)
                     write_cam(path, Cam(cam, classes, scores[i].cpu().numpy()))
                 bar.update()
+    for folder, (cam_type, labels) in folders.items():
+        meta = {"type": cam_type, "labels": labels, "scales": list(config.cam.scales)}
+        meta |= {"flip": config.cam.flip, "checkpoint": checkpoint_path.name}
+        meta |= checkpoint["progress"]
+        (out_dir / folder).mkdir(parents=True, exist_ok=True)
+        (out_dir / folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     print(f"wrote the CAMs of {len(records)} images to {out_dir}/: {', '.join(folders)}")
     print(f"next: python make_pseudo_labels.py --config {out_dir / 'config.toml'} --out {out_dir}")
 

@@ -125,12 +125,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             set_lr(optimizer, lr)
             with autocast(device, dtype):
                 total, terms, _ = batch_loss(model, batch, config, device, generator)
-            values = {name: term.item() for name, term in terms.items()}
-            finite_or_raise(total.item(), values, epoch + 1, state["step"] + 1)
+            values = _numbers(total, terms)  # the one wait for the device
+            finite_or_raise(values, epoch + 1, state["step"] + 1)
             first = index - index % train.accumulate  # of the batches that share this step
             shared = min(train.accumulate, num_batches - first)
             scaler.scale(total / shared).backward()
-            rows.append({"total": total.item(), **values})
+            rows.append(values)
             if index + 1 < first + shared:
                 continue
             optimizer_step(model, optimizer, scaler, train.clip_norm)
@@ -207,7 +207,7 @@ def validate(
     for batch in DataLoader(dataset, config.train.batch_size, num_workers=config.data.workers):
         with autocast(device, dtype):
             total, terms, score = batch_loss(model, batch, config, device, generator)
-        rows.append({"total": total.item(), **{k: v.item() for k, v in terms.items()}})
+        rows.append(_numbers(total, terms))
         scores.append(score.float().cpu().numpy())
         labels.append(batch["label"].numpy())
     precision = mean_average_precision(np.concatenate(labels), np.concatenate(scores))
@@ -227,6 +227,12 @@ def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     if not present.any():
         return float("nan")
     return 100 * float(average_precision_score(labels[:, present], scores[:, present]))
+
+
+def _numbers(total: Tensor, terms: dict[str, Tensor]) -> dict[str, float]:
+    """Bring a loss and its terms to the host in one transfer."""
+    values = torch.stack([total.detach(), *(term.to(total.dtype) for term in terms.values())])
+    return dict(zip(("total", *terms), values.tolist(), strict=True))
 
 
 def _loader(dataset: WeakDataset, config: Config, device: torch.device, epoch: int) -> DataLoader:

@@ -70,17 +70,22 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def finite_or_raise(total: float, terms: dict[str, float], epoch: int, step: int) -> None:
+def finite_or_raise(values: dict[str, float], epoch: int, step: int) -> None:
     """Stop a training whose loss is no number.
 
+    Args:
+        values: the loss and its terms by name.
+        epoch: for the message, as is `step`.
+        step: counted from 1.
+
     Raises:
-        RuntimeError: names epoch, step and each term.
+        RuntimeError: names epoch, step and each value.
     """
-    if not math.isfinite(total):
-        listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    if not all(map(math.isfinite, values.values())):
+        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise RuntimeError(
-            f"loss: expected a finite number, got {total:g} in epoch {epoch}, step {step} "
-            f"({listed}). Lower the learning rate or set amp to off."
+            f"loss: expected finite numbers, got {listed} in epoch {epoch}, step {step}. "
+            "Lower the learning rate or set amp to off."
         )
 
 

@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def find_weights(model_name: str) -> Path | None:
     """Return a local weights file of a timm model, or None.
 
-    Looked for as `<model_name>*.safetensors`, `.pth` or `.pt` in the folder named by the
+    Looked for as `<model_name>.safetensors`, `.pth` or `.pt`, also with more between dots
+    (`<model_name>.fp16.pth`), in the folder named by the
     environment variable STAC_WEIGHTS, in weights/ of the repository, and in shared/weights/
     beside it; the first in that order is taken.
     """
@@ -22,7 +23,7 @@ def find_weights(model_name: str) -> Path | None:
         folders.insert(0, Path(os.environ["STAC_WEIGHTS"]))
     for folder in folders:
         for suffix in (".safetensors", ".pth", ".pt"):
-            found = sorted(folder.glob(f"{model_name}*{suffix}"))
+            found = sorted(p for p in folder.glob(f"{model_name}.*") if p.suffix == suffix)
             if found:
                 return found[0]
     return None

@@ -113,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             with autocast(device, dtype):
                 logits = model(batch["image"].to(device, non_blocking=True))
             total, terms = dense_loss(logits, batch["mask"].to(device), settings.dice)
-            values = {name: term.item() for name, term in terms.items()}
-            finite_or_raise(total.detach(), values, epoch + 1, state["step"] + 1)
+            values = {"loss": total.item(), **{name: term.item() for name, term in terms.items()}}
+            finite_or_raise(values, epoch + 1, state["step"] + 1)
             scaler.scale(total).backward()
             optimizer_step(model, optimizer, scaler, CLIP_NORM)
             state["step"] += 1
-            rows.append({"loss": total.item(), **values})
+            rows.append(values)
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in rows[-1].items()})
             if state["step"] == num_steps:

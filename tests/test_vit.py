@@ -282,6 +282,7 @@ def test_local_weights_come_before_a_download(tmp_path, monkeypatch):
     assert find_weights(TINY) == path
     assert create_vit(TINY, "timm", (32, 48)).pos_embed.shape == (1, 1 + 6, 192)
     assert find_weights("no_such_model") is None
+    assert find_weights("deit_tiny_patch16") is None  # another model's name begins with it
 
 
 def test_normalisation_is_that_of_the_backbone():

@@ -18,8 +18,8 @@ def as_image(pixels: np.ndarray) -> tv_tensors.Image:
 
 
 def as_map(values: np.ndarray) -> tv_tensors.Mask:
-    """Wrap a (H, W) map of any type as a (1, H, W) mask."""
-    return tv_tensors.Mask(torch.from_numpy(values)[None])
+    """Wrap a (H, W) map of any type as a (1, H, W) mask, or (C, H, W) maps as they are."""
+    return tv_tensors.Mask(torch.from_numpy(values if values.ndim == 3 else values[None]))
 
 
 def train_transform(
@@ -72,12 +72,12 @@ def transform_together(
     Args:
         transform: a preset of this module.
         pixels: (H, W, 3) uint8 RGB.
-        values: (H, W) map.
+        values: (H, W) map, or (C, H, W) maps.
         seed: not negative.
         place: what else tells this draw from others, not negative.
 
     Returns:
-        (3, H', W') float32 image and (1, H', W') map.
+        (3, H', W') float32 image and (1, H', W') or (C, H', W') map.
     """
     stream = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
     with torch.random.fork_rng(devices=[]):

@@ -1,10 +1,11 @@
 """Images with image-level labels and saliency: all that training sees."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,7 +21,7 @@ class WeakSample(TypedDict):
 
     image: Tensor  # (3, H, W) float32, normalised
     label: Tensor  # (K,) float32 multi-hot
-    saliency: Tensor  # (1, H, W) float32 in [0, 1]
+    saliency: Tensor  # (1, H, W) float32 in [0, 1]; as many maps as `read_maps` gives
     name: str
 
 
@@ -31,12 +32,27 @@ class WeakDataset(Dataset):
     """
 
     def __init__(
-        self, records: Sequence[Record], num_classes: int, transform: v2.Transform, seed: int
+        self,
+        records: Sequence[Record],
+        num_classes: int,
+        transform: v2.Transform,
+        seed: int,
+        read_maps: Callable[[Record], np.ndarray] = lambda record: read_saliency(record.saliency),
     ):
+        """Take the records as they are.
+
+        Args:
+            records: images, with saliency maps unless `read_maps` finds others.
+            num_classes: K.
+            transform: of datasets.transforms.
+            seed: of the random draws.
+            read_maps: gives the map (H, W), or maps (C, H, W), float32 in [0, 1] of a record.
+        """
         self.records = records
         self.num_classes = num_classes
         self.transform = transform
         self.seed = seed
+        self.read_maps = read_maps
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -49,11 +65,11 @@ class WeakDataset(Dataset):
     def __getitem__(self, index: int) -> WeakSample:
         record = self.records[index]
         image = read_image(record.image)
-        saliency = read_saliency(record.saliency)
-        if saliency.shape != image.shape[:2]:
+        saliency = self.read_maps(record)
+        if saliency.shape[-2:] != image.shape[:2]:
             raise ValueError(
-                f"{record.saliency}: expected the size of its image, {image.shape[:2]}, got "
-                f"{saliency.shape}. Make the saliency maps anew."
+                f"saliency of {record.name}: expected the size of its image, {image.shape[:2]}, "
+                f"got {saliency.shape[-2:]}. Make the saliency maps anew."
             )
         image, saliency = transform_together(
             self.transform, image, saliency, self.seed, self.epoch, index

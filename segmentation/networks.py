@@ -22,11 +22,11 @@ UNUSED_KEYS = (
 def build_network(network: str, encoder: str, pretrained: str, num_mask_classes: int) -> nn.Module:
     """Build a network that maps (B, 3, H, W) to logits (B, num_mask_classes, H, W).
 
-    H and W are multiples of `STRIDE`. In training mode a batch holds at least two images, as the
+    H and W are multiples of `STRIDE`, of 32 for a U-Net. In training mode a batch holds at least two images, as the
     pooled branch of DeepLab normalises over the batch.
 
     Args:
-        network: deeplabv3plus.
+        network: deeplabv3plus or unet.
         encoder: a name of segmentation_models_pytorch, or "tu-<name>" for one of timm.
         pretrained: imagenet (of timm: a local file, see `find_weights`; else downloaded by the
             library), none, or a weights file of the encoder (.pth, .pt, .safetensors) with the
@@ -39,7 +39,10 @@ def build_network(network: str, encoder: str, pretrained: str, num_mask_classes:
             another network.
     """
     _check_encoder(encoder)
-    build = {"deeplabv3plus": smp.DeepLabV3Plus}[network]
+    build, options = {
+        "deeplabv3plus": (smp.DeepLabV3Plus, {"encoder_output_stride": STRIDE}),
+        "unet": (smp.Unet, {}),
+    }[network]
     is_timm = encoder.startswith("tu-")
     file = None if pretrained in ("imagenet", "none") else Path(pretrained).expanduser()
     if pretrained == "imagenet" and is_timm:
@@ -51,8 +54,8 @@ def build_network(network: str, encoder: str, pretrained: str, num_mask_classes:
         model = build(
             encoder_name=encoder,
             encoder_weights=weights,
-            encoder_output_stride=STRIDE,
             classes=num_mask_classes,
+            **options,
         )
     except OSError as error:
         raise ValueError(

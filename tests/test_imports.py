@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "losses": set(),
     "metrics": {"datasets"},
     "models": set(),
-    "saliency": {"datasets", "models"},
+    "saliency": {"datasets", "metrics", "models", "segmentation"},
     "segmentation": {"configs", "datasets", "metrics", "models"},
 }
 SCRIPTS_IN_PACKAGES = (("segmentation", "train"), ("segmentation", "infer"))

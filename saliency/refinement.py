@@ -1,0 +1,170 @@
+"""Learned refinement: a small network trained on all images, with noisy maps as its target.
+
+A prior says little about one image, but what is alike in all images of a class, and differs from
+the other classes and from the background, a network can learn from many priors; early in its
+training it has learnt that and not yet their mistakes. Targets are what is known without masks:
+
+- a pixel whose prior is high belongs to one of those classes of the image whose own prior is high
+  there (partial-label likelihood);
+- a pixel whose priors are all low is background; between both nothing is known;
+- a class that the image does not carry is nowhere in it.
+
+The generalised cross-entropy (Zhang and Sabuncu, NeurIPS 2018) limits what a wrong target can do.
+Each image's map comes from a network that was trained on other images (`folds`), so no map can
+repeat its own prior's mistakes by heart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets.files import Cam, read_cam, write_cam
+from datasets.record import Record
+from datasets.transforms import as_image, eval_transform, train_transform
+from datasets.weak import WeakDataset
+from models.device import amp_dtype, autocast
+from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
+from segmentation.networks import build_network, normalisation
+
+CLIP_NORM = 5.0
+MIN_LR_SHARE = 0.01  # of the rate: what the schedule ends with
+WARMUP_SHARE = 0.1  # of the steps
+
+
+class Settings(Protocol):
+    """What the refinement needs to know; `configs.RefinementConfig` has it."""
+
+    network: str
+    encoder: str
+    pretrained: str
+    image_size: tuple[int, int]
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    high: float
+    low: float
+    robustness: float
+    folds: int
+    ema: float
+    jitter: float
+    amp: str
+    seed: int
+
+
+def partial_label_loss(
+    logits: Tensor, priors: Tensor, labels: Tensor, *, high: float, low: float, robustness: float
+) -> Tensor:
+    """Return the mean loss of the pixels about which the priors say something.
+
+    Args:
+        logits: (B, K + 1, H, W), background first.
+        priors: (B, K, H, W) in [0, 1], zero for absent classes.
+        labels: (B, K) multi-hot.
+        high: a pixel may belong to a class whose prior is this or more.
+        low: a pixel whose priors are all this or less is background.
+        robustness: q of the generalised cross-entropy (1 - p^q) / q; towards 0 it becomes the
+            cross-entropy, 1 is the mean absolute error.
+
+    Returns:
+        0-d float32: generalised cross-entropy of the known pixels plus, over all pixels, the
+        cross-entropy of no absent class being there.
+    """
+    share = logits.float().softmax(dim=1)  # (B, K + 1, H, W)
+    allowed = (priors >= high).float()
+    is_background = (priors <= low).all(dim=1, keepdim=True).float()
+    allowed = torch.cat([is_background, allowed], dim=1)
+    known = allowed.amax(dim=1)  # (B, H, W)
+    likelihood = (share * allowed).sum(dim=1).clamp(1e-6, 1)
+    robust = (1 - likelihood**robustness) / robustness
+    fit = (robust * known).sum() / known.sum().clamp(min=1)
+    absent = (share[:, 1:] * (1 - labels)[:, :, None, None]).sum(dim=1)  # (B, H, W)
+    return fit - torch.log1p(-absent.clamp(max=1 - 1e-6)).mean()
+
+
+def train_student(
+    records: Sequence[Record],
+    prior_dir: Path,
+    num_classes: int,
+    settings: Settings,
+    device: torch.device,
+    seed: int,
+) -> nn.Module:
+    """Train one network on the priors of the records and return it, weights averaged.
+
+    Args:
+        records: images with a prior <name>.npz each.
+        prior_dir: class maps as `datasets.files.write_cam` leaves them.
+        num_classes: K.
+        settings: of the refinement.
+        device: where to train.
+        seed: of weights, order and augmentation.
+    """
+    torch.manual_seed(seed)
+    model = build_network(
+        settings.network, settings.encoder, settings.pretrained, num_classes + 1
+    ).to(device)
+    average = ModelEmaV3(model, settings.ema, use_warmup=True)
+    mean, std = normalisation(settings.encoder, settings.pretrained)
+    moves = {"flip": True, "rotate": False, "jitter": settings.jitter}
+    dataset = WeakDataset(
+        records,
+        num_classes,
+        train_transform(settings.image_size, mean, std, **moves),
+        seed,
+        read_maps=lambda record: read_class_maps(prior_dir, record, num_classes),
+    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.lr)
+    dtype = amp_dtype(device, settings.amp)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    step, epoch = 0, 0
+    bar = tqdm(total=settings.steps, desc="refinement", disable=None, dynamic_ncols=True)
+    while step < settings.steps:
+        dataset.set_epoch(epoch)
+        order = torch.Generator().manual_seed(seed + epoch)
+        loader = DataLoader(
+            dataset, settings.batch_size, shuffle=True, drop_last=True, generator=order
+        )
+        for batch in loader:
+            warmup = WARMUP_SHARE * settings.steps
+            floor = MIN_LR_SHARE * settings.lr
+            set_lr(optimizer, warmup_cosine(step, settings.steps, warmup, settings.lr, floor))
+            model.train()
+            with autocast(device, dtype):
+                logits = model(batch["image"].to(device))
+            total = partial_label_loss(
+                logits,
+                batch["saliency"].to(device),
+                batch["label"].to(device),
+                high=settings.high,
+                low=settings.low,
+                robustness=settings.robustness,
+            )
+            scaler.scale(total).backward()
+            optimizer_step(model, optimizer, scaler, CLIP_NORM)
+            step += 1
+            average.update(model, step)
+            bar.update()
+            bar.set_postfix(loss=f"{total.item():.3f}")
+            if step == settings.steps:
+                break
+        epoch += 1
+    bar.close()
+    return average.module.eval()
+
+
+def read_class_maps(folder: Path, record: Record, num_classes: int) -> np.ndarray:
+    """Return the (K, H, W) float32 class maps of a record, zero for classes it does not carry."""
+    found = read_cam(folder / f"{record.name}.npz")
+    maps = np.zeros((num_classes, *found.cam.shape[1:]), np.float32)
+    maps[found.classes] = found.cam
+    return maps

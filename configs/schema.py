@@ -37,6 +37,9 @@ SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
 TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
 LABEL_ORIGINS = ("given", "predicted")
+SALIENCY_PARTS = ("contrast", "feature", "normal", "external")
+FEATURE_METHODS = ("background", "median", "ncut")
+FUSE_RULES = ("mean", "geometric", "max", "rank")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
 
 
@@ -75,20 +78,44 @@ class DataConfig:
 class SaliencyConfig:
     """How the saliency maps are made. Lengths are shares of the image's shorter side."""
 
-    generator: str = "contrast"  # contrast, or external (maps from `folder`)
+    generator: str = "contrast"  # contrast, feature, normal, external, fuse
     folder: str = ""  # external: folder with <name>.png
     blur: float = 0.01  # sigma of the Gaussian that removes noise
     windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
     percentile: float = 99.9  # two thirds of this percentile of the residual become 1.0
     polarity: str = "auto"  # auto (learnt per class from the labels), both, dark, bright
+    backbone: str = "vit_small_patch14_dinov2"  # feature, normal: any timm ViT or CNN
+    weights: str = "timm"  # of it: timm (local file or download), none, or a weights file
+    image_size: int = 448  # pixels; images keep their aspect at the area of this square
+    block: int = 6  # number of blocks (CNN: stages) run; the last one's features are taken
+    feature_method: str = "background"  # background (distance to seeds), median, ncut
+    memory_images: int = 300  # normal: defect-free training images used at most
+    coreset: int = 10_000  # normal: their patches kept
+    false_alarm: float = 0.005  # normal: share of defect-free area that lies above 0.5
+    fuse: tuple[str, ...] = ("contrast", "feature")  # fuse: the generators it combines
+    fuse_rule: str = "geometric"  # mean, geometric, max, rank
+    empty_defect_free: bool = True  # maps of defect-free images become all zero
 
     def __post_init__(self) -> None:
-        _check_choice("saliency.generator", self.generator, ("contrast", "external"))
+        _check_choice("saliency.generator", self.generator, (*SALIENCY_PARTS, "fuse"))
         _check_choice("saliency.polarity", self.polarity, ("auto", "both", "dark", "bright"))
         _check_not_negative("saliency", self, "blur")
         in_range = bool(self.windows) and all(0 < w <= 4 for w in self.windows)
         _check(in_range, "saliency.windows", "one or more numbers in (0, 4]", self.windows)
         _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
+        _check(self.image_size >= 32, "saliency.image_size", "32 or more", self.image_size)
+        _check_positive("saliency", self, "block")
+        _check_choice("saliency.feature_method", self.feature_method, FEATURE_METHODS)
+        enough = self.memory_images >= 4
+        _check(enough, "saliency.memory_images", "4 or more", self.memory_images)
+        _check(self.coreset >= 2, "saliency.coreset", "2 or more", self.coreset)
+        in_range = 0 < self.false_alarm < 0.5
+        _check(in_range, "saliency.false_alarm", "a number in (0, 0.5)", self.false_alarm)
+        for part in self.fuse:
+            _check_choice("saliency.fuse", part, SALIENCY_PARTS)
+        distinct = len(self.fuse) >= 2 and len(set(self.fuse)) == len(self.fuse)
+        _check(distinct, "saliency.fuse", "two or more different generators", self.fuse)
+        _check_choice("saliency.fuse_rule", self.fuse_rule, FUSE_RULES)
 
 
 @dataclass(frozen=True)

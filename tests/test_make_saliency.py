@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import datasets.files
 import make_saliency
+import saliency.contrast
 from configs.command_line import run_stage
 from datasets.files import read_image, read_saliency, write_image, write_mask, write_saliency
 
@@ -99,7 +101,7 @@ def test_configured_polarity_overrides_the_learnt_one(release, tmp_path):
 
 
 def test_votes_are_limited_and_spread_over_the_split(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_saliency, "MAX_VOTES", 5)
+    monkeypatch.setattr(saliency.contrast, "MAX_VOTES", 5)
     run(release, tmp_path / "run")
     meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
     # 6 images, at most 5: every second one, 3 votes, which is too few to decide
@@ -213,3 +215,62 @@ def test_wrong_split_is_named(release, tmp_path):
         ValueError, match="split 'test': expected one of train, val, fit|train, fit"
     ):
         run(release, tmp_path / "run", "--split", "test")
+
+
+TINY = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.image_size=160"]
+TINY += ["saliency.block=1", "saliency.coreset=200"]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["saliency.generator=feature"],
+        ["saliency.generator=normal"],
+        ["saliency.generator=fuse", 'saliency.fuse=["contrast", "feature", "normal"]'],
+    ],
+)
+def test_every_generator_writes_maps_that_beat_chance(release, tmp_path, chosen):
+    torch.manual_seed(0)
+    run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, *chosen)
+    for name in ("a_0", "a_5", "b_2"):
+        saliency = read_saliency(tmp_path / f"run/saliency/{name}.png")
+        assert saliency.shape == (HEIGHT, WIDTH)
+        surface = np.ones((HEIGHT, WIDTH), bool)
+        surface[BLOB] = False
+        assert (saliency[BLOB].reshape(-1, 1) > saliency[surface]).mean() > 0.75
+    assert not read_saliency(tmp_path / "run/saliency/c_0.png").any()
+
+
+def test_meta_of_a_fusion_holds_what_each_part_learnt(release, tmp_path):
+    chosen = ["saliency.generator=fuse", 'saliency.fuse=["contrast", "normal"]']
+    run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, *chosen)
+    meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
+    assert meta["polarities"]["inclusion"]["side"] == "dark"
+    assert meta["normal"]["images"] == NUM_EACH
+
+
+@pytest.mark.parametrize("generator", ["contrast", "feature", "normal"])
+def test_defect_free_images_get_real_maps_where_asked(release, tmp_path, capsys, generator):
+    chosen = [f"saliency.generator={generator}", "saliency.empty_defect_free=false"]
+    run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, *chosen)
+    maps = [read_saliency(tmp_path / f"run/saliency/c_{i}.png") for i in range(NUM_EACH)]
+    assert all(saliency.any() for saliency in maps)
+    assert "6 of them of defect-free images." in capsys.readouterr().out
+
+
+def test_external_maps_of_defect_free_images_are_needed_where_asked(release, tmp_path):
+    write_maps(tmp_path / "maps")
+    more = ["--from-dir", str(tmp_path / "maps"), "--set", "saliency.empty_defect_free=false"]
+    with pytest.raises(FileNotFoundError, match=r"for every image, found 12 maps; 6 are missing"):
+        run(release, tmp_path / "run", *more)
+    for index in range(NUM_EACH):
+        write_saliency(tmp_path / f"maps/c_{index}.png", np.full((HEIGHT, WIDTH), 0.2))
+    run(release, tmp_path / "run", *more)
+    assert read_saliency(tmp_path / "run/saliency/c_0.png").min() == pytest.approx(0.2)
+
+
+def test_normal_without_defect_free_images_is_refused(release, tmp_path):
+    for path in release.glob("*/training/c_*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"saliency\.generator=normal: .*Set saliency\.generator"):
+        run(release, tmp_path / "run", "--set", *TINY, "saliency.generator=normal")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from datasets.files import read_image, write_saliency
 from datasets.record import Record
 from datasets.sources import read_data
 from models.device import select_device
-from saliency import fuse
+from saliency import fuse, refinement
 from saliency.generator import Prepared
 
 GENERATORS = {**fuse.PARTS, "fuse": fuse.prepare}
@@ -27,8 +28,8 @@ Make a saliency map per image from images and image labels; no mask is opened.
 saliency.generator says how: contrast (whether a class is dark or bright is learnt from the labels),
 feature (patches that differ from the rest of their image), normal (patches that no defect-free
 image has), external (your own maps), fuse (several of them). What is learnt comes from the training
-split; maps are written for it and for data.eval_split. --device is for the network of feature and
-normal."""
+split; maps are written for it and for data.eval_split. With --refine N a small network learns from
+these maps what is alike in all of them, N times over. --device is for networks."""
 EPILOG = """\
 examples:
   python make_saliency.py
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     args = _parser().parse_args(argv)
     config, out_dir = load_run(args)
+    if args.refine is not None:
+        rounds = dataclasses.replace(config.refinement, rounds=args.refine)
+        config = dataclasses.replace(config, refinement=rounds)
     if args.from_dir:
         external = dataclasses.replace(
             config.saliency, generator="external", folder=str(args.from_dir)
@@ -53,7 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = list({r.name: r for split in splits for r in data.split(split)}.values())
     empty = config.saliency.empty_defect_free
     prepare = GENERATORS[config.saliency.generator]
-    generator = prepare(config.saliency, data, records, select_device(args.device))
+    device = select_device(args.device)
+    generator = prepare(config.saliency, data, records, device)
+    for turn in range(config.refinement.rounds):
+        print(f"refinement, round {turn + 1} of {config.refinement.rounds}")
+        with TemporaryDirectory(dir=out_dir, prefix=".priors_") as folder:
+            generator = refinement.prepare(
+                config.refinement, generator, data, Path(folder), device, turn
+            )
     _write_maps(records, generator, out_dir / "saliency", empty)
     _write_meta(out_dir / "saliency", config, splits, generator)
     defect_free = sum(not record.classes for record in records)
@@ -79,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="take your own maps from DIR, <name>.png (or .jpg, .bmp, .tif) of the image's size",
+    )
+    parser.add_argument(
+        "--refine",
+        type=int,
+        metavar="N",
+        help="rounds of learned refinement (default: refinement.rounds)",
     )
     return parser
 
@@ -122,8 +139,9 @@ def _write_meta(
     saliency_dir: Path, config: Config, splits: Sequence[str], generator: Prepared
 ) -> None:
     """Write how the maps were made."""
-    settings = dataclasses.asdict(config.saliency)
-    meta = {"settings": settings, "splits": list(splits), **generator.facts}
+    sections = {"settings": config.saliency, "refinement": config.refinement}
+    settings = {name: dataclasses.asdict(section) for name, section in sections.items()}
+    meta = {**settings, "splits": list(splits), **generator.facts}
     temporary = saliency_dir / f".meta.json.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(meta, indent=2), encoding="utf-8")
     temporary.replace(saliency_dir / "meta.json")

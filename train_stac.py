@@ -49,7 +49,7 @@ from models.stac import Stac, build_stac, image_scores
 from models.vit import normalisation, whole_patches
 
 LR_BATCH = 512  # train.lr is the rate of a batch of this size
-RESUME_SECTIONS = ("data", "saliency", "train", "loss")  # must not change on the way
+RESUME_SECTIONS = ("data", "saliency", "refinement", "train", "loss")  # must not change on the way
 SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
 
 

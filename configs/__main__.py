@@ -11,7 +11,7 @@ from configs.schema import Config
 
 # What each stage of run_STAC.sh adds to the sections that its files depend on.
 STAGE_SECTIONS = {
-    "saliency": ("data", "saliency"),
+    "saliency": ("data", "saliency", "refinement"),
     "train": ("train", "loss"),
     "cams": ("cam",),
     "pseudo_labels": ("pseudo_label",),

@@ -119,6 +119,43 @@ class SaliencyConfig:
 
 
 @dataclass(frozen=True)
+class RefinementConfig:
+    """Learned refinement of the saliency maps: a network trained on them, in rounds."""
+
+    rounds: int = 0  # 0 = off; each round learns from the maps of the one before
+    network: str = "unet"
+    encoder: str = "tu-tf_efficientnet_lite0"  # any encoder of segmentation_models_pytorch
+    pretrained: str = "imagenet"  # imagenet (local file or download), none, or a weights file
+    image_size: tuple[int, int] = (192, 192)  # multiples of 32
+    folds: int = 2  # networks; an image's map is made by one that never saw it; 1 = one for all
+    steps: int = 200  # per network; more fit the mistakes of the maps
+    batch_size: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    ema: float = 0.98  # decay of the averaged weights, which make the maps
+    high: float = 0.5  # a pixel may belong to a class whose map is this or more
+    low: float = 0.25  # a pixel whose maps are all this or less is background
+    robustness: float = 0.7  # q of the generalised cross-entropy
+    jitter: float = 0.3
+    amp: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_not_negative("refinement", self, "rounds", "weight_decay", "jitter", "seed")
+        _check_choice("refinement.network", self.network, ("unet", "deeplabv3plus"))
+        _check_choice("refinement.amp", self.amp, AMP_MODES)
+        _check_size("refinement.image_size", self.image_size)
+        whole = all(length % 32 == 0 for length in self.image_size)
+        _check(whole, "refinement.image_size", "multiples of 32", list(self.image_size))
+        _check_positive("refinement", self, "folds", "steps", "lr", "robustness")
+        _check(self.batch_size >= 2, "refinement.batch_size", "2 or more", self.batch_size)
+        _check(0 < self.ema < 1, "refinement.ema", "a number in (0, 1)", self.ema)
+        _check_share("refinement.high", self.high)
+        ordered = 0 <= self.low < self.high
+        _check(ordered, "refinement.low", "0 or more and below refinement.high", self.low)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Training of the localiser."""
 
@@ -288,6 +325,7 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     cam: CamConfig = field(default_factory=CamConfig)

@@ -14,6 +14,7 @@ Each image's map comes from a network that was trained on other images (`folds`)
 repeat its own prior's mistakes by heart.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,21 +28,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.files import Cam, read_cam, write_cam
+from datasets.files import Cam, read_cam, read_image, write_cam
 from datasets.record import Record
+from datasets.sources import Data
 from datasets.transforms import as_image, eval_transform, train_transform
 from datasets.weak import WeakDataset
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
+from saliency.generator import Prepared
 from segmentation.networks import build_network, normalisation
 
+MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
 CLIP_NORM = 5.0
 MIN_LR_SHARE = 0.01  # of the rate: what the schedule ends with
 WARMUP_SHARE = 0.1  # of the steps
 
 
 class Settings(Protocol):
-    """What the refinement needs to know; `configs.RefinementConfig` has it."""
+    """What a round needs to know; `configs.RefinementConfig` has it."""
 
     network: str
     encoder: str
@@ -59,6 +63,58 @@ class Settings(Protocol):
     jitter: float
     amp: str
     seed: int
+
+
+def prepare(
+    settings: Settings,
+    generator: Prepared,
+    data: Data,
+    work_dir: Path,
+    device: torch.device,
+    turn: int,
+) -> Prepared:
+    """Train one round on the maps of a generator and return it as a generator of its own.
+
+    Args:
+        settings: of the round.
+        generator: makes the priors.
+        data: whose training split is trained on.
+        work_dir: existing folder for the priors, which the caller removes.
+        device: where the networks run.
+        turn: which round, from 0; other rounds start from other weights.
+
+    Raises:
+        ValueError: too few training images for the folds.
+    """
+    num_classes = len(data.class_names)
+    records = data.split("train")
+    num_folds = settings.folds
+    fewest = len(records) - math.ceil(len(records) / num_folds) if num_folds > 1 else len(records)
+    if fewest < settings.batch_size:
+        raise ValueError(
+            f"refinement: expected {settings.batch_size} training images or more for each of "
+            f"{num_folds} networks, got {fewest}. Lower refinement.batch_size or refinement.folds."
+        )
+    fold_of = {record.name: i % num_folds for i, record in enumerate(records)}
+    write_priors(generator, records, work_dir, num_classes)
+    students = []
+    for fold in range(num_folds):
+        others = [r for r in records if num_folds == 1 or fold_of[r.name] != fold]
+        seed = (settings.seed * 1000 + turn) * num_folds + fold
+        student = train_student(others, work_dir, num_classes, settings, device, seed)
+        students.append(student)
+    mean, std = normalisation(settings.encoder, settings.pretrained)
+    transform = eval_transform(settings.image_size, mean, std)
+    dtype = amp_dtype(device, settings.amp)
+
+    def make_map(record: Record, image: np.ndarray) -> np.ndarray:
+        fold = fold_of.get(record.name)
+        chosen = students if fold is None else [students[fold]]
+        classes = record.classes or range(num_classes)
+        pixels = transform(as_image(image)).to(device)
+        return foreground(chosen, pixels, classes, image.shape[:2], dtype)
+
+    return Prepared(make_map, generator.facts, generator.lines, generator.problems)
 
 
 def partial_label_loss(
@@ -121,7 +177,7 @@ def train_student(
         num_classes,
         train_transform(settings.image_size, mean, std, **moves),
         seed,
-        read_maps=lambda record: read_class_maps(prior_dir, record, num_classes),
+        read_maps=lambda record: read_prior(prior_dir, record, num_classes),
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.lr)
     dtype = amp_dtype(device, settings.amp)
@@ -162,9 +218,53 @@ def train_student(
     return average.module.eval()
 
 
-def read_class_maps(folder: Path, record: Record, num_classes: int) -> np.ndarray:
+def write_priors(
+    generator: Prepared, records: Sequence[Record], folder: Path, num_classes: int
+) -> None:
+    """Write <name>.npz with the map of each of an image's classes, made for that class alone."""
+    nothing = np.zeros(num_classes, np.float32)
+    for record in tqdm(records, desc="priors", unit="image", disable=None):
+        image = read_image(record.image)
+        alone = [replace(record, classes=(k,)) for k in record.classes]
+        maps = [generator.make_map(one, image) for one in alone]
+        stack = np.stack(maps) if maps else np.zeros((0, *image.shape[:2]), np.float32)
+        classes = np.array(record.classes, np.int64)
+        write_cam(folder / f"{record.name}.npz", Cam(stack, classes, nothing))
+
+
+def read_prior(folder: Path, record: Record, num_classes: int) -> np.ndarray:
     """Return the (K, H, W) float32 class maps of a record, zero for classes it does not carry."""
     found = read_cam(folder / f"{record.name}.npz")
     maps = np.zeros((num_classes, *found.cam.shape[1:]), np.float32)
     maps[found.classes] = found.cam
     return maps
+
+
+@torch.no_grad()
+def foreground(
+    models: Sequence[nn.Module],
+    image: Tensor,
+    classes: Sequence[int],
+    size: tuple[int, int],
+    dtype: torch.dtype | None,
+) -> np.ndarray:
+    """Return the probability of some classes against the background, mirror images averaged.
+
+    Args:
+        models: students, averaged.
+        image: (3, H, W) normalised.
+        classes: the only ones the image may carry.
+        size: (H, W) of the result.
+        dtype: of the autocast, None for off.
+    """
+    views = torch.stack([image.flip(axes) for axes in MIRRORS])
+    total = torch.zeros((), device=image.device)
+    for model in models:
+        with autocast(image.device, dtype):
+            logits = model(views)
+        for share, axes in zip(logits.float().softmax(dim=1), MIRRORS, strict=True):
+            total = total + share.flip(axes)  # (K + 1, H, W)
+    own = total[[k + 1 for k in classes]].sum(dim=0)
+    salient = (own / (own + total[0]))[None, None]
+    salient = F.interpolate(salient, size, mode="bilinear", align_corners=False)
+    return salient[0, 0].clamp(0, 1).cpu().numpy()

@@ -22,8 +22,8 @@ UNUSED_KEYS = (
 def build_network(network: str, encoder: str, pretrained: str, num_mask_classes: int) -> nn.Module:
     """Build a network that maps (B, 3, H, W) to logits (B, num_mask_classes, H, W).
 
-    H and W are multiples of `STRIDE`, of 32 for a U-Net. In training mode a batch holds at least two images, as the
-    pooled branch of DeepLab normalises over the batch.
+    H and W are multiples of `STRIDE`, for a U-Net of 32. In training mode a batch holds at least
+    two images, as the pooled branch of DeepLab normalises over the batch.
 
     Args:
         network: deeplabv3plus or unet.

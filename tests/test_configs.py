@@ -12,10 +12,20 @@ from configs.command_line import load_run, save_config, stage_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "configs").glob("**/*.toml"))
-SECTIONS = ("data", "saliency", "train", "loss", "cam", "pseudo_label", "segmentation")
+SECTIONS = (
+    "data",
+    "saliency",
+    "refinement",
+    "train",
+    "loss",
+    "cam",
+    "pseudo_label",
+    "segmentation",
+)
 ONE_CHANGE = {
     "data": "data.limit=7",
     "saliency": "saliency.blur=0.02",
+    "refinement": "refinement.rounds=1",
     "train": "train.epochs=3",
     "loss": "loss.contrast=0.3",
     "cam": "cam.flip=false",
@@ -289,6 +299,7 @@ def test_a_fingerprint_ignores_how_a_value_was_written(tmp_path):
     [
         ("data", "saliency"),
         ("saliency", "saliency"),
+        ("refinement", "saliency"),
         ("train", "train"),
         ("loss", "train"),
         ("cam", "cams"),

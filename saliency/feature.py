@@ -1,6 +1,13 @@
 """Saliency by patch features that differ from the rest of their own image.
 
 Needs neither labels nor defect-free images: the surface is what most of the image shows.
+
+Foreground IoU at the best global threshold on every 61st NEU-Seg training image (60), DINOv2 ViT-S
+at 448 pixels, block 6 / 9 / 11 / 12: median 40.5 / 41.1 / 43.9 / 40.3; background, 3 rounds 48.3 /
+48.5 / 46.6 / 44.4, 2 rounds (block 9) 50.4; cut 37.2 / 52.4 / 40.4 / 39.0. Block 9 at 336 pixels:
+40.6, 46.3, 46.1. Other seeds in the background method (block 6, 3 rounds): 1 nearest 44.8, 20 47.0,
+100 46.3; a quarter of the patches 47.3, 70 % 41.1; one round 49.0, six 45.2; features averaged
+over 3 x 3 patches 43.7; the mean feature of all images subtracted 31.6.
 """
 
 from collections.abc import Sequence

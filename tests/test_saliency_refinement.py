@@ -1,0 +1,178 @@
+"""Learned refinement: its loss by hand, its targets, and that it finds a planted defect."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from configs import Config, RefinementConfig
+from datasets.files import read_cam, write_image
+from datasets.record import Record
+from metrics import SaliencyHistogram
+from saliency import refinement
+from saliency.generator import Prepared
+
+CPU = torch.device("cpu")
+TINY = RefinementConfig(
+    encoder="tu-test_efficientnet",
+    pretrained="none",
+    image_size=(64, 64),
+    steps=40,
+    batch_size=4,
+    lr=1e-2,
+    folds=2,
+    amp="off",
+    jitter=0.0,
+)
+
+
+def shares(*values: float) -> torch.Tensor:
+    """Logits of one pixel whose softmax is `values`, (1, K + 1, 1, 1)."""
+    return torch.tensor(values).log().view(1, -1, 1, 1)
+
+
+def loss(logits: torch.Tensor, prior: list[float], label: list[float], q: float = 0.5) -> float:
+    priors = torch.tensor(prior).view(1, -1, 1, 1)
+    settings = {"high": 0.5, "low": 0.25, "robustness": q}
+    return refinement.partial_label_loss(logits, priors, torch.tensor([label]), **settings).item()
+
+
+@pytest.mark.parametrize(
+    ("prior", "label", "expected"),
+    [
+        # the prior allows class 0 only: (1 - sqrt(.36)) / .5; class 1 is present, none is absent
+        ([0.9, 0.3], [1, 1], 0.8),
+        # both classes may be there: (1 - sqrt(.36 + .13)) / .5
+        ([0.9, 0.5], [1, 1], 0.6),
+        # background: 1 - sqrt(.51), over .5
+        ([0.25, 0.1], [1, 1], 0.571714),
+        # between the thresholds nothing is known
+        ([0.4, 0.0], [1, 1], 0.0),
+        # class 1 is absent: besides, -log(1 - .13)
+        ([0.4, 0.0], [1, 0], 0.139262),
+    ],
+)
+def test_partial_label_loss_by_hand(prior, label, expected):
+    assert loss(shares(0.51, 0.36, 0.13), prior, label) == pytest.approx(expected, abs=1e-5)
+
+
+def test_robustness_near_zero_is_the_cross_entropy():
+    # -log .36 = 1.021651
+    got = loss(shares(0.51, 0.36, 0.13), [0.9, 0.0], [1, 1], q=1e-4)
+    assert got == pytest.approx(1.021651, abs=1e-3)
+
+
+def test_loss_is_the_mean_over_known_pixels_alone():
+    logits = torch.randn(2, 3, 3, 5, generator=torch.Generator().manual_seed(0))
+    priors = torch.full((2, 2, 3, 5), 0.4)
+    priors[0, 0, 1, 2], priors[1, :, 2, 4] = 0.8, 0.0
+    labels = torch.ones(2, 2)
+    settings = {"high": 0.5, "low": 0.25, "robustness": 0.7}
+    got = refinement.partial_label_loss(logits, priors, labels, **settings)
+    share = logits.double().softmax(1)
+    terms = [(1 - p**0.7) / 0.7 for p in (share[0, 1, 1, 2].item(), share[1, 0, 2, 4].item())]
+    assert got.item() == pytest.approx(sum(terms) / 2, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> SimpleNamespace:
+    """12 images with a dark square of class 0 and 4 without a defect; priors are half noise."""
+    root = tmp_path_factory.mktemp("planted")
+    rng = np.random.default_rng(0)
+    records, truths = [], {}
+    for i in range(16):
+        classes = (0,) if i < 12 else ()
+        truth = np.zeros((50, 70), np.uint8)
+        image = rng.normal(150, 8, (50, 70, 1)).repeat(3, 2)
+        if classes:
+            y, x = rng.integers(5, 25), rng.integers(5, 45)
+            truth[y : y + 18, x : x + 18] = 1
+            image[truth == 1] -= 70
+        write_image(root / f"image_{i}.png", image.clip(0, 255).astype(np.uint8))
+        records.append(Record(f"image_{i}", root / f"image_{i}.png", classes))
+        truths[f"image_{i}"] = truth
+
+    def noisy(record: Record, image: np.ndarray) -> np.ndarray:
+        wrong = np.random.default_rng(int(record.name.split("_")[1])).random(image.shape[:2]) < 0.3
+        return np.where(wrong, 1 - truths[record.name], truths[record.name]).astype(np.float32)
+
+    data = SimpleNamespace(class_names=("dent", "stain"), split=lambda name: records)
+    return SimpleNamespace(records=records, truths=truths, data=data, prior=Prepared(noisy))
+
+
+@pytest.fixture(scope="module")
+def refined(planted, tmp_path_factory) -> Prepared:
+    folder = tmp_path_factory.mktemp("priors")
+    return refinement.prepare(TINY, planted.prior, planted.data, folder, CPU, 0)
+
+
+def best_iou(generator: Prepared, planted: SimpleNamespace) -> float:
+    histogram = SaliencyHistogram(2)
+    for record in planted.records[:12]:
+        image = refinement.read_image(record.image)
+        histogram.update(planted.truths[record.name], generator.make_map(record, image), True)
+    return histogram.scores().best_fg_iou
+
+
+def test_refined_maps_are_better_than_their_noisy_priors(planted, refined):
+    assert best_iou(refined, planted) > best_iou(planted.prior, planted) + 5
+
+
+def test_maps_have_the_size_and_range_of_any_generator(planted, refined):
+    record = planted.records[0]
+    image = refinement.read_image(record.image)
+    found = refined.make_map(record, image)
+    assert (found.shape, found.dtype) == ((50, 70), np.float32)
+    assert 0 <= found.min() <= found.max() <= 1
+    unseen = Record("unseen", record.image, (0,))
+    both = refined.make_map(unseen, image)  # by the mean of both networks, not by one
+    assert not np.array_equal(both, found)
+
+
+def test_priors_are_made_for_each_class_alone(planted, tmp_path):
+    asked = []
+
+    def make_map(record: Record, image: np.ndarray) -> np.ndarray:
+        asked.append(record.classes)
+        return np.full(image.shape[:2], 0.25 * (1 + record.classes[0]), np.float32)
+
+    record = Record("two", planted.records[0].image, (0, 1))
+    free = Record("free", planted.records[0].image, ())
+    refinement.write_priors(Prepared(make_map), [record, free], tmp_path, 3)
+    assert asked == [(0,), (1,)]
+    assert read_cam(tmp_path / "free.npz").cam.shape == (0, 50, 70)
+    maps = refinement.read_prior(tmp_path, record, 3)
+    assert maps[:, 0, 0].tolist() == [0.25, 0.5, 0.0]
+    assert not refinement.read_prior(tmp_path, free, 3).any()
+
+
+def test_a_map_never_comes_from_a_network_that_saw_its_image(planted, tmp_path, monkeypatch):
+    seen = []
+
+    def remember(records, *_):
+        seen.append({record.name for record in records})
+        return len(seen) - 1  # stands for the network
+
+    monkeypatch.setattr(refinement, "train_student", remember)
+    used = []
+    monkeypatch.setattr(
+        refinement, "foreground", lambda models, *_: used.append(models) or np.zeros(1)
+    )
+    generator = refinement.prepare(TINY, planted.prior, planted.data, Path(tmp_path), CPU, 0)
+    for record in planted.records:
+        generator.make_map(record, np.zeros((50, 70, 3), np.uint8))
+    for record, (student,) in zip(planted.records, used, strict=True):
+        assert record.name not in seen[student]
+    assert len(seen) == 2
+
+
+def test_too_few_images_are_refused(planted, tmp_path):
+    few = SimpleNamespace(class_names=("dent",), split=lambda name: planted.records[:6])
+    with pytest.raises(ValueError, match="expected 4 training images or more .* got 3. Lower ref"):
+        refinement.prepare(TINY, planted.prior, few, tmp_path, CPU, 0)
+
+
+def test_refinement_is_off_by_default():
+    assert Config().refinement.rounds == 0

@@ -59,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare = GENERATORS[config.saliency.generator]
     device = select_device(args.device)
     generator = prepare(config.saliency, data, records, device)
-    for turn in range(config.refinement.rounds):
-        print(f"refinement, round {turn + 1} of {config.refinement.rounds}")
-        with TemporaryDirectory(dir=out_dir, prefix=".priors_") as folder:
+    with TemporaryDirectory(dir=out_dir, prefix=".refinement_") as folder:
+        for turn in range(config.refinement.rounds):
+            print(f"refinement, round {turn + 1} of {config.refinement.rounds}", flush=True)
             generator = refinement.prepare(
                 config.refinement, generator, data, Path(folder), device, turn
             )
-    _write_maps(records, generator, out_dir / "saliency", empty)
+        _write_maps(records, generator, out_dir / "saliency", empty)
     _write_meta(out_dir / "saliency", config, splits, generator)
     defect_free = sum(not record.classes for record in records)
     print(

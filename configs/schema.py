@@ -123,9 +123,13 @@ class RefinementConfig:
     """Learned refinement of the saliency maps: a network trained on them, in rounds."""
 
     rounds: int = 0  # 0 = off; each round learns from the maps of the one before
-    network: str = "unet"
-    encoder: str = "tu-tf_efficientnet_lite0"  # any encoder of segmentation_models_pytorch
-    pretrained: str = "imagenet"  # imagenet (local file or download), none, or a weights file
+    network: str = "features"  # features (decoder on a frozen ViT's patch features), or unet
+    backbone: str = "vit_small_patch14_dinov2"  # features: any timm ViT or CNN
+    weights: str = "timm"  # of it: timm (local file or download), none, or a weights file
+    feature_size: int = 322  # pixels; the features are those of an image of this size squared
+    blocks: tuple[int, ...] = (6, 12)  # whose features are taken
+    encoder: str = "tu-tf_efficientnet_lite0"  # unet: any of segmentation_models_pytorch
+    pretrained: str = "imagenet"  # of it: imagenet (local file or download), none, or a file
     image_size: tuple[int, int] = (192, 192)  # multiples of 32
     folds: int = 2  # networks; an image's map is made by one that never saw it; 1 = one for all
     steps: int = 200  # per network; more fit the mistakes of the maps
@@ -142,7 +146,10 @@ class RefinementConfig:
 
     def __post_init__(self) -> None:
         _check_not_negative("refinement", self, "rounds", "weight_decay", "jitter", "seed")
-        _check_choice("refinement.network", self.network, ("unet", "deeplabv3plus"))
+        _check_choice("refinement.network", self.network, ("features", "unet"))
+        _check(self.feature_size >= 32, "refinement.feature_size", "32 or more", self.feature_size)
+        named = bool(self.blocks) and all(block > 0 for block in self.blocks)
+        _check(named, "refinement.blocks", "one or more numbers from 1", self.blocks)
         _check_choice("refinement.amp", self.amp, AMP_MODES)
         _check_size("refinement.image_size", self.image_size)
         whole = all(length % 32 == 0 for length in self.image_size)

@@ -33,7 +33,7 @@ def prepare(
 ) -> Prepared:
     """Load the network; nothing is learnt from other images."""
     encode = load_encoder(
-        settings.backbone, settings.weights, settings.image_size, settings.block, device
+        settings.backbone, settings.weights, settings.image_size, (settings.block,), device
     )
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:

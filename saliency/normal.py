@@ -58,7 +58,7 @@ def prepare(
     surfaces = spread(surfaces, settings.memory_images)
     _refuse_few(len(surfaces))
     encode = load_encoder(
-        settings.backbone, settings.weights, settings.image_size, settings.block, device
+        settings.backbone, settings.weights, settings.image_size, (settings.block,), device
     )
     features: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}

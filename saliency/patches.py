@@ -6,7 +6,7 @@ objects. No network is trained here.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -25,11 +25,12 @@ STEP = 32  # image sides become multiples of it, as CNNs halve five times; ViTs:
 
 VIT_MODULES = {"vision_transformer", "deit"}
 
-Encoder = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 RGB -> (h, w, D) float32, length 1
+# (H, W, 3) uint8 RGB -> (h, w, D) float32, each block's part of length 1
+Encoder = Callable[[np.ndarray], np.ndarray]
 
 
 def load_encoder(
-    backbone: str, weights: str, image_size: int, block: int, device: torch.device
+    backbone: str, weights: str, image_size: int, blocks: Sequence[int], device: torch.device
 ) -> Encoder:
     """Return the function that gives an image's patch features.
 
@@ -41,7 +42,8 @@ def load_encoder(
         weights: "timm" takes a local file (`find_weights`) or downloads, "none" starts at random,
             anything else is a weights file with timm's keys or those timm converts.
         image_size: in pixels.
-        block: number of blocks that are run (CNN: of stages), from 1.
+        blocks: which blocks' features (CNN: stages'), from 1; of several, side by side in D. The
+            last one named is the last one run.
         device: where the network runs.
 
     Raises:
@@ -51,9 +53,10 @@ def load_encoder(
     model = _create(backbone, weights).to(device).eval().requires_grad_(False)
     is_vit = isinstance(model, VisionTransformer)
     num_blocks = len(model.blocks) if is_vit else len(model.feature_info)
-    if block > num_blocks:
+    if max(blocks) > num_blocks:
         raise ValueError(
-            f"saliency.block: expected 1 to {num_blocks}, the blocks of {backbone}, got {block}."
+            f"saliency.block: expected 1 to {num_blocks}, the blocks of {backbone}, got "
+            f"{max(blocks)}."
         )
     multiple = model.patch_embed.patch_size if is_vit else (STEP, STEP)
     mean, std = (np.array(values, np.float32) for values in normalisation(backbone))
@@ -69,11 +72,12 @@ def load_encoder(
         normalised = (resized.astype(np.float32) / 255 - mean) / std
         pixels = torch.from_numpy(normalised).permute(2, 0, 1)[None].to(device)  # (1, 3, H, W)
         with autocast(device, dtype):
-            features = model.forward_intermediates(
-                pixels, indices=[block - 1], intermediates_only=True, stop_early=True
-            )[0]
-        features = features[0].permute(1, 2, 0).float()  # (h, w, D)
-        return nn.functional.normalize(features, dim=-1).cpu().numpy()
+            found = model.forward_intermediates(
+                pixels, indices=[b - 1 for b in blocks], intermediates_only=True, stop_early=True
+            )
+        parts = [part[0].permute(1, 2, 0).float() for part in found]  # (h, w, D) each
+        parts = [nn.functional.normalize(part, dim=-1) for part in parts]
+        return torch.cat(parts, dim=-1).cpu().numpy()
 
     return encode
 

@@ -9,7 +9,10 @@ training it has learnt that and not yet their mistakes. Targets are what is know
 - a pixel whose priors are all low is background; between both nothing is known;
 - a class that the image does not carry is nowhere in it.
 
-The generalised cross-entropy (Zhang and Sabuncu, NeurIPS 2018) limits what a wrong target can do.
+The network is a light decoder on the frozen patch features of a self-supervised ViT, which tell
+what is alike, and on the image itself, which tells where it ends; or a U-Net where there are no
+such features. The generalised cross-entropy (Zhang and Sabuncu, NeurIPS 2018) limits what a wrong
+target can do.
 Each image's map comes from a network that was trained on other images (`folds`), so no map can
 repeat its own prior's mistakes by heart.
 """
@@ -35,7 +38,9 @@ from datasets.transforms import as_image, eval_transform, train_transform
 from datasets.weak import WeakDataset
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
+from models.vit import normalisation as vit_normalisation
 from saliency.generator import Prepared
+from saliency.patches import load_encoder
 from segmentation.networks import build_network, normalisation
 
 MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
@@ -50,6 +55,10 @@ class Settings(Protocol):
     network: str
     encoder: str
     pretrained: str
+    backbone: str
+    weights: str
+    feature_size: int
+    blocks: tuple[int, ...]
     image_size: tuple[int, int]
     steps: int
     batch_size: int
@@ -63,6 +72,80 @@ class Settings(Protocol):
     jitter: float
     amp: str
     seed: int
+
+
+class FeatureStudent(nn.Module):
+    """Decodes patch features, sharpened by two strided stages of the image."""
+
+    def __init__(self, feature_width: int, num_mask_classes: int):
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Conv2d(feature_width, 128, 1), nn.BatchNorm2d(128), nn.ReLU(inplace=True)
+        )
+        self.to_half = nn.Sequential(*_convolution(3, 24, stride=2), *_convolution(24, 32))
+        self.to_quarter = nn.Sequential(*_convolution(32, 48, stride=2))
+        self.decode_quarter = nn.Sequential(*_convolution(128 + 48, 96), *_convolution(96, 64))
+        self.decode_half = nn.Sequential(
+            *_convolution(64 + 32, 48), nn.Conv2d(48, num_mask_classes, 3, padding=1)
+        )
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        """Return logits (B, K + 1, H, W) of images (B, 3, H, W) with features (B, D, h, w)."""
+        half = self.to_half(image)
+        quarter = self.to_quarter(half)
+        x = _resize(self.reduce(features), quarter.shape[2:])
+        x = self.decode_quarter(torch.cat([x, quarter], dim=1))
+        x = self.decode_half(torch.cat([_resize(x, half.shape[2:]), half], dim=1))
+        return _resize(x, image.shape[2:])
+
+
+class ImageStudent(nn.Module):
+    """A network of segmentation_models_pytorch, which needs no features."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, features: Tensor | None) -> Tensor:
+        """Return logits (B, K + 1, H, W)."""
+        return self.network(image)
+
+
+class Inputs:
+    """Gives image and features of a record as a student takes them; features wait in files."""
+
+    def __init__(self, settings: Settings, folder: Path, device: torch.device):
+        self.folder = folder
+        self.encode = None
+        if settings.network == "features":
+            backbone = (settings.backbone, settings.weights, settings.feature_size)
+            self.encode = load_encoder(*backbone, settings.blocks, device)
+            self.mean, self.std = vit_normalisation(settings.backbone)
+            self.grid = self.encode(np.zeros((64, 64, 3), np.uint8)).shape[:2]
+            folder.mkdir(exist_ok=True)
+        else:
+            self.mean, self.std = normalisation(settings.encoder, settings.pretrained)
+        self.eval_transform = eval_transform(settings.image_size, self.mean, self.std)
+
+    def features(self, record: Record, image: np.ndarray | None = None) -> Tensor | None:
+        """Return (D, h, w) features on the same grid for every image; None for a U-Net."""
+        if self.encode is None:
+            return None
+        path = self.folder / f"{record.name}.npy"
+        if path.is_file():
+            return torch.from_numpy(np.load(path)).float()
+        found = self.encode(read_image(record.image) if image is None else image)  # (h, w, D)
+        found = torch.from_numpy(found).permute(2, 0, 1)
+        return _resize(found[None], self.grid)[0]
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Write the features of records to files, but for those that are there."""
+        if self.encode is None:
+            return
+        for record in tqdm(records, desc="features", unit="image", disable=None):
+            path = self.folder / f"{record.name}.npy"
+            if not path.is_file():
+                np.save(path, self.features(record).half().numpy())
 
 
 def prepare(
@@ -79,7 +162,8 @@ def prepare(
         settings: of the round.
         generator: makes the priors.
         data: whose training split is trained on.
-        work_dir: existing folder for the priors, which the caller removes.
+        work_dir: existing folder for priors and features, the same for all rounds; the caller
+            removes it when all maps are made.
         device: where the networks run.
         turn: which round, from 0; other rounds start from other weights.
 
@@ -96,23 +180,28 @@ def prepare(
             f"{num_folds} networks, got {fewest}. Lower refinement.batch_size or refinement.folds."
         )
     fold_of = {record.name: i % num_folds for i, record in enumerate(records)}
-    write_priors(generator, records, work_dir, num_classes)
+    prior_dir = work_dir / f"priors_{turn}"
+    prior_dir.mkdir()
+    write_priors(generator, records, prior_dir, num_classes)
+    inputs = Inputs(settings, work_dir / "features", device)
+    inputs.keep(records)
     students = []
     for fold in range(num_folds):
         others = [r for r in records if num_folds == 1 or fold_of[r.name] != fold]
         seed = (settings.seed * 1000 + turn) * num_folds + fold
-        student = train_student(others, work_dir, num_classes, settings, device, seed)
-        students.append(student)
-    mean, std = normalisation(settings.encoder, settings.pretrained)
-    transform = eval_transform(settings.image_size, mean, std)
+        students.append(
+            train_student(others, prior_dir, num_classes, settings, inputs, device, seed)
+        )
     dtype = amp_dtype(device, settings.amp)
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
         fold = fold_of.get(record.name)
         chosen = students if fold is None else [students[fold]]
         classes = record.classes or range(num_classes)
-        pixels = transform(as_image(image)).to(device)
-        return foreground(chosen, pixels, classes, image.shape[:2], dtype)
+        pixels = inputs.eval_transform(as_image(image)).to(device)
+        features = inputs.features(record, image)
+        features = None if features is None else features.to(device)
+        return foreground(chosen, pixels, features, classes, image.shape[:2], dtype)
 
     return Prepared(make_map, generator.facts, generator.lines, generator.problems)
 
@@ -152,6 +241,7 @@ def train_student(
     prior_dir: Path,
     num_classes: int,
     settings: Settings,
+    inputs: Inputs,
     device: torch.device,
     seed: int,
 ) -> nn.Module:
@@ -159,47 +249,54 @@ def train_student(
 
     Args:
         records: images with a prior <name>.npz each.
-        prior_dir: class maps as `datasets.files.write_cam` leaves them.
+        prior_dir: of `write_priors`.
         num_classes: K.
-        settings: of the refinement.
+        settings: of the round.
+        inputs: gives the features.
         device: where to train.
         seed: of weights, order and augmentation.
     """
     torch.manual_seed(seed)
-    model = build_network(
-        settings.network, settings.encoder, settings.pretrained, num_classes + 1
-    ).to(device)
+    first = inputs.features(records[0])
+    if first is None:
+        encoder = (settings.encoder, settings.pretrained, num_classes + 1)
+        model = ImageStudent(build_network(settings.network, *encoder))
+    else:
+        model = FeatureStudent(len(first), num_classes + 1)
+    model = model.to(device)
     average = ModelEmaV3(model, settings.ema, use_warmup=True)
-    mean, std = normalisation(settings.encoder, settings.pretrained)
-    moves = {"flip": True, "rotate": False, "jitter": settings.jitter}
+    # Flips follow below, where features can be flipped too.
+    moves = {"flip": False, "rotate": False, "jitter": settings.jitter}
     dataset = WeakDataset(
         records,
         num_classes,
-        train_transform(settings.image_size, mean, std, **moves),
+        train_transform(settings.image_size, inputs.mean, inputs.std, **moves),
         seed,
         read_maps=lambda record: read_prior(prior_dir, record, num_classes),
     )
+    by_name = {record.name: record for record in records}
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.lr)
     dtype = amp_dtype(device, settings.amp)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    order = torch.Generator().manual_seed(seed)
+    loader = DataLoader(dataset, settings.batch_size, shuffle=True, drop_last=True, generator=order)
+    model.train()
     step, epoch = 0, 0
     bar = tqdm(total=settings.steps, desc="refinement", disable=None, dynamic_ncols=True)
     while step < settings.steps:
         dataset.set_epoch(epoch)
-        order = torch.Generator().manual_seed(seed + epoch)
-        loader = DataLoader(
-            dataset, settings.batch_size, shuffle=True, drop_last=True, generator=order
-        )
         for batch in loader:
-            warmup = WARMUP_SHARE * settings.steps
-            floor = MIN_LR_SHARE * settings.lr
+            warmup, floor = WARMUP_SHARE * settings.steps, MIN_LR_SHARE * settings.lr
             set_lr(optimizer, warmup_cosine(step, settings.steps, warmup, settings.lr, floor))
-            model.train()
+            parts = [batch["image"], batch["saliency"]]
+            if first is not None:
+                parts.append(torch.stack([inputs.features(by_name[n]) for n in batch["name"]]))
+            image, priors, *features = (part.to(device) for part in flip_at_random(parts, order))
             with autocast(device, dtype):
-                logits = model(batch["image"].to(device))
+                logits = model(image, features[0] if features else None)
             total = partial_label_loss(
                 logits,
-                batch["saliency"].to(device),
+                priors,
                 batch["label"].to(device),
                 high=settings.high,
                 low=settings.low,
@@ -210,12 +307,20 @@ def train_student(
             step += 1
             average.update(model, step)
             bar.update()
-            bar.set_postfix(loss=f"{total.item():.3f}")
             if step == settings.steps:
                 break
         epoch += 1
     bar.close()
     return average.module.eval()
+
+
+def flip_at_random(parts: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Flip (B, ...) images, and what lies on them, each image by a draw of its own."""
+    draws = torch.randint(len(MIRRORS), (len(parts[0]),), generator=generator).tolist()
+    return [
+        torch.stack([item.flip(MIRRORS[i]) for item, i in zip(part, draws, strict=True)])
+        for part in parts
+    ]
 
 
 def write_priors(
@@ -244,6 +349,7 @@ def read_prior(folder: Path, record: Record, num_classes: int) -> np.ndarray:
 def foreground(
     models: Sequence[nn.Module],
     image: Tensor,
+    features: Tensor | None,
     classes: Sequence[int],
     size: tuple[int, int],
     dtype: torch.dtype | None,
@@ -253,18 +359,29 @@ def foreground(
     Args:
         models: students, averaged.
         image: (3, H, W) normalised.
+        features: (D, h, w), flipped with the image.
         classes: the only ones the image may carry.
         size: (H, W) of the result.
         dtype: of the autocast, None for off.
     """
     views = torch.stack([image.flip(axes) for axes in MIRRORS])
+    if features is not None:
+        features = torch.stack([features.flip(axes) for axes in MIRRORS])
     total = torch.zeros((), device=image.device)
     for model in models:
         with autocast(image.device, dtype):
-            logits = model(views)
+            logits = model(views, features)
         for share, axes in zip(logits.float().softmax(dim=1), MIRRORS, strict=True):
             total = total + share.flip(axes)  # (K + 1, H, W)
     own = total[[k + 1 for k in classes]].sum(dim=0)
-    salient = (own / (own + total[0]))[None, None]
-    salient = F.interpolate(salient, size, mode="bilinear", align_corners=False)
+    salient = _resize((own / (own + total[0]))[None, None], size)
     return salient[0, 0].clamp(0, 1).cpu().numpy()
+
+
+def _convolution(width: int, new_width: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(width, new_width, 3, stride, padding=1)
+    return [convolution, nn.BatchNorm2d(new_width), nn.ReLU(inplace=True)]
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

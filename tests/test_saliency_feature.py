@@ -121,7 +121,7 @@ def test_generator_beats_chance_with_random_weights(size, grey, method):
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
 def test_features_have_length_one_and_the_aspect_of_the_image(backbone):
-    encode = load_encoder(backbone, "none", 128, 2, CPU)
+    encode = load_encoder(backbone, "none", 128, (2,), CPU)
     features = encode(textured(60, 240)[0])
     assert features.shape[1] == 4 * features.shape[0]
     np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-4)
@@ -156,13 +156,13 @@ def test_unfit_weights_are_refused(tmp_path):
     state = patches._create("test_vit", "none").state_dict()
     torch.save({k: v for k, v in state.items() if "norm2" not in k}, path)
     with pytest.raises(ValueError, match=r"weights\.pt: expected the weights of saliency.backbone"):
-        load_encoder("test_vit", str(path), 64, 1, CPU)
+        load_encoder("test_vit", str(path), 64, (1,), CPU)
     with pytest.raises(FileNotFoundError, match=r"Set saliency\.weights"):
-        load_encoder("test_vit", str(tmp_path / "none.pt"), 64, 1, CPU)
+        load_encoder("test_vit", str(tmp_path / "none.pt"), 64, (1,), CPU)
 
 
 def test_unknown_backbone_and_block_are_refused():
     with pytest.raises(ValueError, match=r"saliency\.backbone: expected a timm name such as"):
-        load_encoder("no_such_vit", "none", 64, 1, CPU)
+        load_encoder("no_such_vit", "none", 64, (1,), CPU)
     with pytest.raises(ValueError, match=r"saliency\.block: expected 1 to \d+, the blocks of"):
-        load_encoder("test_vit", "none", 64, 99, CPU)
+        load_encoder("test_vit", "none", 64, (99,), CPU)

@@ -1,5 +1,6 @@
 """Learned refinement: its loss by hand, its targets, and that it finds a planted defect."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from saliency.generator import Prepared
 
 CPU = torch.device("cpu")
 TINY = RefinementConfig(
+    network="unet",
     encoder="tu-test_efficientnet",
     pretrained="none",
     image_size=(64, 64),
@@ -102,10 +104,15 @@ def planted(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(records=records, truths=truths, data=data, prior=Prepared(noisy))
 
 
-@pytest.fixture(scope="module")
-def refined(planted, tmp_path_factory) -> Prepared:
+FEATURES = replace(
+    TINY, network="features", backbone="test_vit", weights="none", feature_size=64, blocks=(1, 2)
+)
+
+
+@pytest.fixture(scope="module", params=[TINY, FEATURES], ids=["unet", "features"])
+def refined(planted, tmp_path_factory, request) -> Prepared:
     folder = tmp_path_factory.mktemp("priors")
-    return refinement.prepare(TINY, planted.prior, planted.data, folder, CPU, 0)
+    return refinement.prepare(request.param, planted.prior, planted.data, folder, CPU, 0)
 
 
 def best_iou(generator: Prepared, planted: SimpleNamespace) -> float:

@@ -137,6 +137,7 @@ class RefinementConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-2
     ema: float = 0.98  # decay of the averaged weights, which make the maps
+    smoothing: int = 10  # iterations of the pixel-adaptive refinement of each map; 0 = off
     high: float = 0.5  # a pixel may belong to a class whose map is this or more
     low: float = 0.25  # a pixel whose maps are all this or less is background
     robustness: float = 0.7  # q of the generalised cross-entropy
@@ -145,7 +146,8 @@ class RefinementConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_not_negative("refinement", self, "rounds", "weight_decay", "jitter", "seed")
+        zero_is_off = ("rounds", "weight_decay", "smoothing", "jitter", "seed")
+        _check_not_negative("refinement", self, *zero_is_off)
         _check_choice("refinement.network", self.network, ("features", "unet"))
         _check(self.feature_size >= 32, "refinement.feature_size", "32 or more", self.feature_size)
         named = bool(self.blocks) and all(block > 0 for block in self.blocks)

@@ -38,6 +38,7 @@ from datasets.transforms import as_image, eval_transform, train_transform
 from datasets.weak import WeakDataset
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
+from models.refine import pixel_adaptive_refinement
 from models.vit import normalisation as vit_normalisation
 from saliency.generator import Prepared
 from saliency.patches import load_encoder
@@ -69,6 +70,7 @@ class Settings(Protocol):
     robustness: float
     folds: int
     ema: float
+    smoothing: int
     jitter: float
     amp: str
     seed: int
@@ -201,7 +203,10 @@ def prepare(
         pixels = inputs.eval_transform(as_image(image)).to(device)
         features = inputs.features(record, image)
         features = None if features is None else features.to(device)
-        return foreground(chosen, pixels, features, classes, image.shape[:2], dtype)
+        salient = foreground(chosen, pixels, features, classes, image.shape[:2], dtype)
+        colours = as_image(image).to(device).float() / 255
+        salient = pixel_adaptive_refinement(colours, salient, settings.smoothing)
+        return salient[0].cpu().numpy()
 
     return Prepared(make_map, generator.facts, generator.lines, generator.problems)
 
@@ -353,7 +358,7 @@ def foreground(
     classes: Sequence[int],
     size: tuple[int, int],
     dtype: torch.dtype | None,
-) -> np.ndarray:
+) -> Tensor:
     """Return the probability of some classes against the background, mirror images averaged.
 
     Args:
@@ -363,6 +368,9 @@ def foreground(
         classes: the only ones the image may carry.
         size: (H, W) of the result.
         dtype: of the autocast, None for off.
+
+    Returns:
+        (1, H, W) float32 in [0, 1].
     """
     views = torch.stack([image.flip(axes) for axes in MIRRORS])
     if features is not None:
@@ -374,8 +382,7 @@ def foreground(
         for share, axes in zip(logits.float().softmax(dim=1), MIRRORS, strict=True):
             total = total + share.flip(axes)  # (K + 1, H, W)
     own = total[[k + 1 for k in classes]].sum(dim=0)
-    salient = _resize((own / (own + total[0]))[None, None], size)
-    return salient[0, 0].clamp(0, 1).cpu().numpy()
+    return _resize((own / (own + total[0]))[None, None], size)[0].clamp(0, 1)
 
 
 def _convolution(width: int, new_width: int, stride: int = 1) -> list[nn.Module]:

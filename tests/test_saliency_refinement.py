@@ -165,7 +165,7 @@ def test_a_map_never_comes_from_a_network_that_saw_its_image(planted, tmp_path, 
     monkeypatch.setattr(refinement, "train_student", remember)
     used = []
     monkeypatch.setattr(
-        refinement, "foreground", lambda models, *_: used.append(models) or np.zeros(1)
+        refinement, "foreground", lambda models, *_: used.append(models) or torch.zeros(1, 50, 70)
     )
     generator = refinement.prepare(TINY, planted.prior, planted.data, Path(tmp_path), CPU, 0)
     for record in planted.records:

@@ -82,6 +82,8 @@ class SaliencyConfig:
     folder: str = ""  # external: folder with <name>.png
     blur: float = 0.01  # sigma of the Gaussian that removes noise
     windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
+    # Of these each class whose side is known takes those that show it best; () = `windows` for all.
+    class_windows: tuple[float, ...] = (0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
     percentile: float = 99.9  # two thirds of this percentile of the residual become 1.0
     polarity: str = "auto"  # auto (learnt per class from the labels), both, dark, bright
     backbone: str = "vit_small_patch14_dinov2"  # feature, normal: any timm ViT or CNN
@@ -102,6 +104,8 @@ class SaliencyConfig:
         _check_not_negative("saliency", self, "blur")
         in_range = bool(self.windows) and all(0 < w <= 4 for w in self.windows)
         _check(in_range, "saliency.windows", "one or more numbers in (0, 4]", self.windows)
+        in_range = all(0 < w <= 4 for w in self.class_windows)
+        _check(in_range, "saliency.class_windows", "numbers in (0, 4]", self.class_windows)
         _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
         _check(self.image_size >= 32, "saliency.image_size", "32 or more", self.image_size)
         _check_positive("saliency", self, "block")

@@ -38,6 +38,8 @@ MIN_CONTRAST = 1.0
 # wrong, and 0.7, which is right; 0.7 to 1.1 on the sample, all right.
 MIN_IMAGES = 5
 MIN_SHIFT = 0.6
+MAX_WINDOW_VOTES = 64  # images per class that windows are chosen from
+NEARLY_BEST = 0.9
 MAX_VOTES = 200  # images per label that polarities are learnt from; a median needs no more
 
 
@@ -70,54 +72,62 @@ class Polarity(NamedTuple):
     spread: float = 0.0
 
 
+class Look(NamedTuple):
+    """What a class looks like against its surface.
+
+    Attributes:
+        side: "dark", "bright" or "both".
+        windows: sides of the background medians, as shares of the shorter side.
+    """
+
+    side: str
+    windows: tuple[float, ...]
+
+
 def prepare(
     settings: Settings, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
-    """Learn each class' polarity from the training split, or take the one the settings name.
+    """Learn each class' polarity and windows from the training split, if the settings say so.
 
-    Runs on the CPU. Where a defect-free image is asked for, the sides of all classes are kept.
+    Runs on the CPU. Where a defect-free image is asked for, it is looked at as for all classes.
     """
     problems: dict[str, str] = {}
     polarities = _polarities(settings, data, problems)
-    named = dict(zip(data.class_names, polarities, strict=True))
+    looks = [_look(settings, data, k, polarity) for k, polarity in enumerate(polarities)]
+    named = {
+        name: polarity._asdict() | {"windows": look.windows}
+        for name, polarity, look in zip(data.class_names, polarities, looks, strict=True)
+    }
+    lines = tuple(
+        f"{name}: {_evidence(polarity)}, windows {', '.join(map(str, look.windows))}"
+        for name, polarity, look in zip(data.class_names, polarities, looks, strict=True)
+    )
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
-        classes = record.classes or range(len(polarities))
-        sides = [polarities[k].side for k in classes]
-        return contrast_map(image, sides, settings.blur, settings.windows, settings.percentile)
+        wanted = [looks[k] for k in record.classes or range(len(looks))]
+        return contrast_map(image, wanted, settings.blur, settings.percentile)
 
-    return Prepared(
-        make_map,
-        {"polarities": {name: polarity._asdict() for name, polarity in named.items()}},
-        tuple(f"{name}: {_evidence(polarity)}" for name, polarity in named.items()),
-        problems,
-    )
+    return Prepared(make_map, {"polarities": named}, lines, problems)
 
 
 def contrast_map(
-    image: np.ndarray,
-    sides: Iterable[str],
-    blur: float,
-    windows: Sequence[float],
-    percentile: float,
+    image: np.ndarray, looks: Iterable[Look], blur: float, percentile: float
 ) -> np.ndarray:
     """Return the saliency map of one image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        sides: "dark", "bright" or "both" of each class the image carries; a defect-free image
-            has none, and its map is all zero.
+        looks: of each class the image carries; a defect-free image has none, and its map is all
+            zero.
         blur: sigma of the smoothing, as a share of the shorter side.
-        windows: sides of the background medians, as shares of the shorter side.
         percentile: of the kept residual; `FULL_SHARE` of it becomes 1.
 
     Returns:
         (H, W) float32 in [0, 1].
     """
-    sides = set(sides)
-    if not sides:
-        return np.zeros(image.shape[:2], np.float32)
-    kept = keep_sides(residual(image, blur, windows), sides)
+    kept = np.zeros(image.shape[:2], np.float32)
+    for look in set(looks):
+        kept = np.maximum(kept, keep_sides(residual(image, blur, look.windows), {look.side}))
     reference = max(float(np.percentile(kept, percentile)), MIN_CONTRAST)
     return np.clip(kept / (FULL_SHARE * reference), 0, 1).astype(np.float32)
 
@@ -158,6 +168,37 @@ def skewness(parts: Residual) -> float:
     centred = parts.lightness - parts.lightness.mean(dtype=np.float64)
     deviation = np.sqrt((centred**2).mean())
     return float((centred**3).mean() / deviation**3) if deviation > 1e-6 else 0.0
+
+
+def one_sidedness(parts: Residual) -> float:
+    """Return how much of the lightness residual lies on one side, in [-1, 1]; below 0 dark.
+
+    Residuals count by their third power, so that the strongest decide.
+    """
+    cubes = parts.lightness.astype(np.float64) ** 3
+    return float(cubes.sum() / max(np.abs(cubes).sum(), 1e-12))
+
+
+def choose_windows(candidates: Sequence[float], values: np.ndarray, side: str) -> tuple[float, ...]:
+    """Choose the windows through which a class is seen best, without a mask.
+
+    Uneven light and texture differ from a background median to both sides, a defect to its own
+    only. A window narrower than the defect loses its inside and sees its rim brighten; a wide one
+    lets uneven light in. So the windows whose residual is most one-sided, and most reliably so,
+    are taken: median over spread of `one_sidedness`, at least `NEARLY_BEST` of the highest.
+
+    Args:
+        candidates: W windows.
+        values: (N, W) `one_sidedness` of N images that carry this class alone.
+        side: "dark" or "bright".
+
+    Returns:
+        The chosen candidates; none where no window shows the class on that side.
+    """
+    centred = values if side == "bright" else -values
+    certainty = [centre / max(spread, 1e-3) for centre, spread in map(_centre, centred.T)]
+    enough = max(NEARLY_BEST * max(certainty), 0)
+    return tuple(w for w, c in zip(candidates, certainty, strict=True) if c >= enough)
 
 
 def learn_polarities(
@@ -215,6 +256,23 @@ def _polarities(settings: Settings, data: Data, problems: dict[str, str]) -> tup
         skewnesses.append(skewness(residual(image, settings.blur, settings.windows)))
         labels.append(record.classes)
     return learn_polarities(skewnesses, labels, len(data.class_names))
+
+
+def _look(settings: Settings, data: Data, k: int, polarity: Polarity) -> Look:
+    """Find the windows of class k; where its side is unknown or not seen, the settings' own."""
+    alone = [record for record in data.split("train") if record.classes == (k,)]
+    if polarity.side == "both" or not settings.class_windows or len(alone) < MIN_IMAGES:
+        return Look(polarity.side, settings.windows)
+    values = []
+    for record in alone[:: max(1, math.ceil(len(alone) / MAX_WINDOW_VOTES))]:
+        try:
+            image = read_image(record.image)
+        except (ValueError, FileNotFoundError):
+            continue  # named when its own map is to be made
+        parts = [residual(image, settings.blur, (window,)) for window in settings.class_windows]
+        values.append([one_sidedness(part) for part in parts])
+    windows = choose_windows(settings.class_windows, np.array(values), polarity.side)
+    return Look(polarity.side, windows or settings.windows)
 
 
 def _evidence(polarity: Polarity) -> str:

@@ -27,6 +27,7 @@ class Settings(Protocol):
     folder: str
     blur: float
     windows: tuple[float, ...]
+    class_windows: tuple[float, ...]
     percentile: float
     polarity: str
     backbone: str

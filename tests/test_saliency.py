@@ -5,15 +5,20 @@ import pytest
 from saliency.contrast import (
     FULL_SHARE,
     MIN_IMAGES,
+    Look,
     Residual,
+    choose_windows,
     contrast_map,
     keep_sides,
     learn_polarities,
+    one_sidedness,
     residual,
     skewness,
 )
 
-SETTINGS = {"blur": 0.01, "windows": (0.5, 0.75, 1.0), "percentile": 99.9}
+WINDOWS = (0.5, 0.75, 1.0)
+SETTINGS = {"blur": 0.01, "percentile": 99.9}
+DARK, BRIGHT, BOTH = (Look(side, WINDOWS) for side in ("dark", "bright", "both"))
 SIZES = [(97, 131), (131, 97), (200, 200), (33, 250), (17, 16)]
 
 
@@ -42,7 +47,9 @@ def inside_and_outside(saliency: np.ndarray, mask: np.ndarray) -> tuple[float, f
 @pytest.mark.parametrize(("level", "side"), [(60, "dark"), (200, "bright"), (60, "both")])
 def test_blob_lights_up_inside_and_not_outside(level, side):
     image, blob = with_blob(level)
-    inside, outside = inside_and_outside(contrast_map(image, [side], **SETTINGS), blob)
+    inside, outside = inside_and_outside(
+        contrast_map(image, [Look(side, WINDOWS)], **SETTINGS), blob
+    )
     assert inside > 0.9
     assert outside < 0.2
 
@@ -54,7 +61,7 @@ def test_bright_line_lights_up_under_uneven_light():
     line = np.zeros((height, width), bool)
     line[50:54] = True
     image[line] += 60
-    inside, outside = inside_and_outside(contrast_map(image, ["bright"], **SETTINGS), line)
+    inside, outside = inside_and_outside(contrast_map(image, [BRIGHT], **SETTINGS), line)
     assert inside > 0.9
     assert outside < 0.3
 
@@ -62,8 +69,8 @@ def test_bright_line_lights_up_under_uneven_light():
 def test_the_other_side_stays_dark():
     image, blob = with_blob(60)
     image[5:15, 5:15] = 220
-    dark = contrast_map(image, ["dark"], **SETTINGS)
-    bright = contrast_map(image, ["bright"], **SETTINGS)
+    dark = contrast_map(image, [DARK], **SETTINGS)
+    bright = contrast_map(image, [BRIGHT], **SETTINGS)
     assert dark[7:13, 7:13].max() < 0.1 < 0.9 < dark[blob].mean()
     assert bright[blob].mean() < 0.1 < 0.9 < bright[7:13, 7:13].min()
 
@@ -71,13 +78,13 @@ def test_the_other_side_stays_dark():
 def test_image_of_a_dark_and_a_bright_class_keeps_both_sides():
     image, _ = with_blob(60)
     image[5:15, 5:15] = 220
-    two_classes = contrast_map(image, ["dark", "bright"], **SETTINGS)
-    np.testing.assert_array_equal(two_classes, contrast_map(image, ["both"], **SETTINGS))
+    two_classes = contrast_map(image, [DARK, BRIGHT], **SETTINGS)
+    np.testing.assert_array_equal(two_classes, contrast_map(image, [BOTH], **SETTINGS))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_map_has_the_size_type_and_range_of_its_contract(size):
-    saliency = contrast_map(with_blob(60, *size)[0], ["both"], **SETTINGS)
+    saliency = contrast_map(with_blob(60, *size)[0], [BOTH], **SETTINGS)
     assert saliency.shape == size
     assert saliency.dtype == np.float32
     assert saliency.min() >= 0
@@ -88,17 +95,17 @@ def test_map_has_the_size_type_and_range_of_its_contract(size):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_mirrored_image_gives_the_mirrored_map(size, axis):
     image, _ = with_blob(60, *size)
-    mirrored = contrast_map(np.flip(image, axis).copy(), ["dark"], **SETTINGS)
-    direct = np.flip(contrast_map(image, ["dark"], **SETTINGS), axis)
+    mirrored = contrast_map(np.flip(image, axis).copy(), [DARK], **SETTINGS)
+    direct = np.flip(contrast_map(image, [DARK], **SETTINGS), axis)
     # The 8-bit steps of the median may round the other way at a tie: 1/255 of the range.
     np.testing.assert_allclose(mirrored, direct, atol=0.02)
 
 
 def test_image_of_twice_the_size_gives_about_the_same_map():
     image, blob = with_blob(60)
-    small = contrast_map(image, ["dark"], **SETTINGS)
+    small = contrast_map(image, [DARK], **SETTINGS)
     doubled = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
-    large = contrast_map(doubled, ["dark"], **SETTINGS)
+    large = contrast_map(doubled, [DARK], **SETTINGS)
     back = cv2.resize(large, (131, 97), interpolation=cv2.INTER_AREA)
     assert np.abs(back - small).mean() < 0.03
     assert ((back > 0.5) & (small > 0.5)).sum() > 0.9 * ((back > 0.5) | (small > 0.5)).sum()
@@ -115,7 +122,7 @@ def test_defect_free_image_has_an_all_zero_map():
 @pytest.mark.parametrize("colour", [(0, 0, 0), (93, 93, 93), (255, 255, 255), (200, 30, 90)])
 def test_constant_image_has_an_all_zero_map(size, colour):
     image = np.full((*size, 3), colour, np.uint8)
-    saliency = contrast_map(image, ["both"], **SETTINGS)
+    saliency = contrast_map(image, [BOTH], **SETTINGS)
     assert np.isfinite(saliency).all()
     assert not np.round(saliency * 255).any()
 
@@ -123,7 +130,7 @@ def test_constant_image_has_an_all_zero_map(size, colour):
 def test_invisible_noise_is_not_stretched_to_full_range():
     noise = np.random.default_rng(0).integers(0, 2, (97, 131, 1))  # one grey level, 0.4 Lab units
     image = np.repeat((128 + noise).astype(np.uint8), 3, axis=2)
-    assert contrast_map(image, ["both"], **SETTINGS).max() < 0.5
+    assert contrast_map(image, [BOTH], **SETTINGS).max() < 0.5
 
 
 def test_colour_defect_without_lightness_difference_lights_up():
@@ -135,7 +142,9 @@ def test_colour_defect_without_lightness_difference_lights_up():
     stain = np.zeros((height, width), bool)
     stain[30:50, 70:95] = True
     for side in ("dark", "bright", "both"):
-        inside, outside = inside_and_outside(contrast_map(image, [side], **SETTINGS), stain)
+        inside, outside = inside_and_outside(
+            contrast_map(image, [Look(side, WINDOWS)], **SETTINGS), stain
+        )
         assert inside > 0.9
         assert outside < 0.1
 
@@ -171,7 +180,7 @@ def test_residual_matches_a_loop_reference():
 def test_percentile_share_becomes_one():
     image, _ = with_blob(60)
     kept = keep_sides(residual(image, 0.01, (1.0,)), ["dark"])
-    saliency = contrast_map(image, ["dark"], 0.01, (1.0,), 100)
+    saliency = contrast_map(image, [Look("dark", (1.0,))], 0.01, 100)
     np.testing.assert_allclose(
         saliency, np.clip(kept / (FULL_SHARE * kept.max()), 0, 1), rtol=1e-5, atol=1e-6
     )
@@ -239,3 +248,39 @@ def test_few_defect_free_images_weigh_less():
         learn_polarities(defective + [-0.4] * n, [(0,)] * 41 + [()] * n, 1)[0].side for n in (40, 5)
     ]
     assert sides == ["dark", "both"]
+
+
+def test_one_sidedness_by_hand():
+    # 3^3 bright against 1 + 2^3 dark: (27 - 9) / 36
+    lightness = np.array([[3.0, -1.0, -2.0]], np.float32)
+    parts = Residual(lightness, np.zeros_like(lightness))
+    assert one_sidedness(parts) == pytest.approx(0.5)
+    assert one_sidedness(Residual(-lightness, lightness)) == pytest.approx(-0.5)
+    assert one_sidedness(Residual(0 * lightness, lightness)) == 0
+
+
+def test_windows_of_the_most_reliable_one_sidedness_are_chosen():
+    # medians .6, .8, .5; spreads 1.4826 * .1, .1, .05: certainty 4.05, 5.40, 6.75
+    values = np.array([[0.5, 0.7, 0.45], [0.6, 0.8, 0.5], [0.7, 0.9, 0.55]])
+    assert choose_windows((0.2, 0.5, 1.0), values, "bright") == (1.0,)
+    assert choose_windows((0.2, 0.5, 1.0), -values, "dark") == (1.0,)
+    values[:, 1] += 0.12  # certainty 6.2, more than 0.9 of the best
+    assert choose_windows((0.2, 0.5, 1.0), values, "bright") == (0.5, 1.0)
+
+
+def test_a_wide_defect_takes_wider_windows_than_a_narrow_one():
+    def seen(width: float) -> np.ndarray:
+        rows = []
+        for seed in range(8):
+            image = surface(120, 120, seed=seed).astype(float)
+            image += np.linspace(-15, 15, 120)[:, None, None]  # uneven light
+            image[:, 40 : 40 + round(width * 120)] -= 50
+            image = image.clip(0, 255).astype(np.uint8)
+            rows.append([one_sidedness(residual(image, 0.01, (w,))) for w in candidates])
+        return np.array(rows)
+
+    candidates = (0.15, 0.5, 2.0)
+    narrow = choose_windows(candidates, seen(0.03), "dark")
+    wide = choose_windows(candidates, seen(0.35), "dark")
+    assert min(wide) > min(narrow)
+    assert 2.0 in wide

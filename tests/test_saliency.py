@@ -264,6 +264,7 @@ def test_windows_of_the_most_reliable_one_sidedness_are_chosen():
     values = np.array([[0.5, 0.7, 0.45], [0.6, 0.8, 0.5], [0.7, 0.9, 0.55]])
     assert choose_windows((0.2, 0.5, 1.0), values, "bright") == (1.0,)
     assert choose_windows((0.2, 0.5, 1.0), -values, "dark") == (1.0,)
+    assert choose_windows((0.2, 0.5, 1.0), values, "dark") == ()  # it is seen on the other side
     values[:, 1] += 0.12  # certainty 6.2, more than 0.9 of the best
     assert choose_windows((0.2, 0.5, 1.0), values, "bright") == (0.5, 1.0)
 

@@ -136,14 +136,14 @@ class RefinementConfig:
     pretrained: str = "imagenet"  # of it: imagenet (local file or download), none, or a file
     image_size: tuple[int, int] = (192, 192)  # multiples of 32
     folds: int = 2  # networks; an image's map is made by one that never saw it; 1 = one for all
-    steps: int = 200  # per network; more fit the mistakes of the maps
+    steps: int = 400  # per network
     batch_size: int = 16
     lr: float = 1e-3
     weight_decay: float = 1e-2
     ema: float = 0.98  # decay of the averaged weights, which make the maps
     smoothing: int = 10  # iterations of the pixel-adaptive refinement of each map; 0 = off
-    high: float = 0.5  # a pixel may belong to a class whose map is this or more
-    low: float = 0.25  # a pixel whose maps are all this or less is background
+    high: float = 0.6  # a pixel may belong to a class whose map is this or more
+    low: float = 0.35  # a pixel whose maps are all this or less is background
     robustness: float = 0.7  # q of the generalised cross-entropy
     jitter: float = 0.3
     amp: str = "auto"

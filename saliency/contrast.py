@@ -39,7 +39,7 @@ MIN_CONTRAST = 1.0
 MIN_IMAGES = 5
 MIN_SHIFT = 0.6
 MAX_WINDOW_VOTES = 64  # images per class that windows are chosen from
-NEARLY_BEST = 0.9
+NEARLY_BEST = 0.8
 MAX_VOTES = 200  # images per label that polarities are learnt from; a median needs no more
 
 

@@ -260,12 +260,12 @@ def test_one_sidedness_by_hand():
 
 
 def test_windows_of_the_most_reliable_one_sidedness_are_chosen():
-    # medians .6, .8, .5; spreads 1.4826 * .1, .1, .05: certainty 4.05, 5.40, 6.75
-    values = np.array([[0.5, 0.7, 0.45], [0.6, 0.8, 0.5], [0.7, 0.9, 0.55]])
+    # medians .6, .8, .5; spreads 1.4826 * .1, .1, .04: certainty 4.05, 5.40, 8.43
+    values = np.array([[0.5, 0.7, 0.46], [0.6, 0.8, 0.5], [0.7, 0.9, 0.54]])
     assert choose_windows((0.2, 0.5, 1.0), values, "bright") == (1.0,)
     assert choose_windows((0.2, 0.5, 1.0), -values, "dark") == (1.0,)
     assert choose_windows((0.2, 0.5, 1.0), values, "dark") == ()  # it is seen on the other side
-    values[:, 1] += 0.12  # certainty 6.2, more than 0.9 of the best
+    values[:, 1] += 0.3  # certainty 7.4, more than 0.8 of the best
     assert choose_windows((0.2, 0.5, 1.0), values, "bright") == (0.5, 1.0)
 
 

@@ -286,7 +286,7 @@ def train_student(
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(dataset, settings.batch_size, shuffle=True, drop_last=True, generator=order)
     model.train()
-    step, epoch = 0, 0
+    step, epoch, losses = 0, 0, []
     bar = tqdm(total=settings.steps, desc="refinement", disable=None, dynamic_ncols=True)
     while step < settings.steps:
         dataset.set_epoch(epoch)
@@ -311,11 +311,14 @@ def train_student(
             optimizer_step(model, optimizer, scaler, CLIP_NORM)
             step += 1
             average.update(model, step)
+            losses.append(total.detach())
             bar.update()
             if step == settings.steps:
                 break
         epoch += 1
     bar.close()
+    ends = [torch.stack(part).mean().item() for part in (losses[:20], losses[-20:])]
+    print(f"{len(records)} images, {step} steps: loss {ends[0]:.3f} to {ends[1]:.3f}", flush=True)
     return average.module.eval()
 
 

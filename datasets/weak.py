@@ -68,7 +68,7 @@ class WeakDataset(Dataset):
         saliency = self.read_maps(record)
         if saliency.shape[-2:] != image.shape[:2]:
             raise ValueError(
-                f"saliency of {record.name}: expected the size of its image, {image.shape[:2]}, "
+                f"{record.saliency or record.name}: expected the size of its image, {image.shape[:2]}, "
                 f"got {saliency.shape[-2:]}. Make the saliency maps anew."
             )
         image, saliency = transform_together(

@@ -139,7 +139,7 @@ def test_saliency_moves_with_its_image(tmp_path):
 
 def test_saliency_of_another_size_is_refused(records):
     write_saliency(records[1].saliency, np.zeros((14, 9)))
-    expected = r"of one: expected the size of its image, \(9, 14\), got \(14, 9\)\. Make the"
+    expected = r"one\.png: expected the size of its image, \(9, 14\), got \(14, 9\)\. Make the"
     with pytest.raises(ValueError, match=expected):
         dataset(records)[1]
 

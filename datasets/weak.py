@@ -68,8 +68,8 @@ class WeakDataset(Dataset):
         saliency = self.read_maps(record)
         if saliency.shape[-2:] != image.shape[:2]:
             raise ValueError(
-                f"{record.saliency or record.name}: expected the size of its image, {image.shape[:2]}, "
-                f"got {saliency.shape[-2:]}. Make the saliency maps anew."
+                f"{record.saliency or record.name}: expected the size of its image, "
+                f"{image.shape[:2]}, got {saliency.shape[-2:]}. Make the saliency maps anew."
             )
         image, saliency = transform_together(
             self.transform, image, saliency, self.seed, self.epoch, index

@@ -11,6 +11,11 @@ POOLING_DECAY = 0.996
 ROOT_FLOOR = 1e-12  # products up to it count as 0 in the fused CAM
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or unchanged where it is float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def pool_patches(
     patch_map: Tensor, decay: float = POOLING_DECAY, scale_window: bool = True
 ) -> Tensor:
@@ -25,12 +30,13 @@ def pool_patches(
         scale_window: False keeps the paper's weights whatever the grid.
 
     Returns:
-        (B, K) float32 patch logits.
+        (B, K) patch logits.
     """
-    ranked = patch_map.float().flatten(2).sort(dim=-1, descending=True).values  # (B, K, N)
+    ranked = full_precision(patch_map).flatten(2).sort(dim=-1, descending=True).values  # (B, K, N)
     num_patches = ranked.shape[-1]
     unit = REFERENCE_PATCHES / num_patches if scale_window else 1.0
-    weights = decay ** (torch.arange(num_patches, device=ranked.device) * unit)
+    ranks = torch.arange(num_patches, device=ranked.device, dtype=ranked.dtype)
+    weights = decay ** (ranks * unit)
     return (ranked * weights).sum(-1) / weights.sum()
 
 
@@ -84,9 +90,9 @@ def training_cam(
         cam_type: see `combine`; the paper's is product, M * ReLU(logits).
 
     Returns:
-        (B, K, H, W) float32, resized, min-max normalised; 0 for absent classes.
+        (B, K, H, W), resized, min-max normalised; 0 for absent classes.
     """
-    maps = combine(cam_type, class_attention.float(), logits.float())
+    maps = combine(cam_type, full_precision(class_attention), full_precision(logits))
     maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return min_max(maps) * labels[..., None, None]
 
@@ -94,7 +100,7 @@ def training_cam(
 def resize_and_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Resize (K, h_i, w_i) maps of one image, made at several scales, to `size` and add them."""
     resized = [
-        F.interpolate(m[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+        F.interpolate(full_precision(m[None]), size=size, mode="bilinear", align_corners=False)[0]
         for m in maps
     ]
     return torch.stack(resized).sum(0)

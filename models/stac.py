@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.cam import POOLING_DECAY, pool_patches
+from models.cam import POOLING_DECAY, full_precision, pool_patches
 from models.vit import ClassTokenViT, create_vit
 
 
@@ -82,15 +82,16 @@ class Stac(nn.Module):
             images: (B, 3, H, W) normalised, H and W whole multiples of the patch.
         """
         tokens = self.encoder(images)
-        patch_map = self.head(tokens.patch_tokens).float()
+        patch_map = full_precision(self.head(tokens.patch_tokens))
+        class_tokens = full_precision(tokens.class_tokens)
         return StacOutput(
-            class_logits=tokens.class_tokens[-1].float().mean(-1),
+            class_logits=class_tokens[-1].mean(-1),
             patch_logits=pool_patches(patch_map, self.pooling_decay, self.scale_pooling),
-            class_tokens=tokens.class_tokens.float(),
+            class_tokens=class_tokens,
             patch_map=patch_map,
-            class_attention=tokens.class_attention.float(),
-            feature_map=self.head(tokens.attention_output).float(),
-            embedding=self.projection(tokens.patch_tokens).float(),
+            class_attention=tokens.class_attention,
+            feature_map=full_precision(self.head(tokens.attention_output)),
+            embedding=full_precision(self.projection(tokens.patch_tokens)),
         )
 
 

@@ -290,7 +290,7 @@ def _run_block(
     Returns:
         The block's tokens (B, T, D), its projected attention output before the residual
         (B, T, D), and the softmax attention of the first `num_rows` tokens, averaged over the
-        heads, (B, num_rows, T) float32.
+        heads, (B, num_rows, T), in float32 or better.
     """
     attention = block.attn
     batch, length, _ = x.shape
@@ -303,7 +303,8 @@ def _run_block(
     output = attention.proj(attention.norm(mixed.transpose(1, 2).reshape(batch, length, -1)))
 
     scores = q[:, :, :num_rows] @ k.transpose(-2, -1) * attention.scale
-    rows = scores.float().softmax(dim=-1).mean(dim=1)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    rows = scores.softmax(dim=-1, dtype=precise).mean(dim=1)
 
     x = x + block.drop_path1(_layer_scale(block, 1, output))
     x = x + block.drop_path2(_layer_scale(block, 2, block.mlp(block.norm2(x))))

@@ -7,6 +7,8 @@ import torch
 
 from models.cam import combine, min_max, pool_patches, resize_and_sum, training_cam
 
+DTYPES = [(torch.float64, 1e-9), (torch.float32, 1e-5)]
+
 
 def slow_pool(values, decay, unit):
     ranked = sorted(values, reverse=True)
@@ -16,15 +18,16 @@ def slow_pool(values, decay, unit):
 
 @pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
 @pytest.mark.parametrize("scale_window", [True, False])
-def test_pooling_matches_a_loop(num_classes, scale_window):
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_pooling_matches_a_loop(num_classes, scale_window, dtype, tolerance):
     generator = torch.Generator().manual_seed(num_classes)
-    maps = torch.randn(2, num_classes, 5, 7, generator=generator)
-    pooled = pool_patches(maps, 0.9, scale_window)
+    maps = torch.randn(2, num_classes, 5, 7, generator=generator, dtype=torch.float64)
+    pooled = pool_patches(maps.to(dtype), 0.9, scale_window)
     unit = 196 / 35 if scale_window else 1
     for image in range(2):
         for k in range(num_classes):
-            expected = slow_pool(maps[image, k].double().flatten().tolist(), 0.9, unit)
-            assert pooled[image, k].item() == pytest.approx(expected, rel=1e-5)
+            expected = slow_pool(maps[image, k].flatten().tolist(), 0.9, unit)
+            assert pooled[image, k].item() == pytest.approx(expected, rel=tolerance)
 
 
 def test_pooling_window_is_the_same_share_of_any_grid():
@@ -88,34 +91,75 @@ def bilinear(values, height, width):
     return result
 
 
-@pytest.mark.parametrize("num_classes", [1, 3, 6])
-def test_training_cam_matches_a_loop(num_classes):
+@pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_training_cam_matches_a_loop(num_classes, dtype, tolerance):
+    """Product, resizing and min-max of cams1 and cams2, which differ in their logits alone."""
     generator = torch.Generator().manual_seed(num_classes)
-    attention = torch.rand(3, num_classes, 3, 4, generator=generator)
-    logits = torch.randn(3, num_classes, 3, 4, generator=generator)
+    attention = torch.rand(3, num_classes, 3, 4, generator=generator, dtype=torch.float64)
+    logits = torch.randn(3, num_classes, 3, 4, generator=generator, dtype=torch.float64)
     labels = torch.zeros(3, num_classes)
     labels[1, 0] = labels[2, 0] = labels[2, -1] = 1  # 0, 1 and up to 2 labels
     size = (13, 18)
-    got = training_cam(attention, logits, labels, size)
+    got = training_cam(attention.to(dtype), logits.to(dtype), labels, size)
+    assert got.dtype == dtype
     for b in range(3):
         for k in range(num_classes):
-            raw = (attention[b, k].double() * logits[b, k].double().clamp_min(0)).tolist()
+            raw = (attention[b, k] * logits[b, k].clamp_min(0)).tolist()
             full = bilinear(raw, *size)
             low, high = min(map(min, full)), max(map(max, full))
             for y in range(size[0]):
                 for x in range(size[1]):
                     expected = (full[y][x] - low) / (high - low) if labels[b, k] else 0.0
-                    assert math.isclose(got[b, k, y, x], expected, rel_tol=1e-4, abs_tol=1e-5)
+                    assert math.isclose(
+                        got[b, k, y, x], expected, rel_tol=tolerance, abs_tol=tolerance
+                    )
 
 
-def test_scales_are_resized_then_added():
-    ones = [torch.ones(2, 3, 4), 2 * torch.ones(2, 5, 6)]
-    total = resize_and_sum(ones, (7, 9))
-    assert total.shape == (2, 7, 9)
-    assert torch.equal(total, torch.full((2, 7, 9), 3.0))
-    single = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
-    expected = torch.tensor(bilinear(single[0].tolist(), 7, 9))
-    torch.testing.assert_close(resize_and_sum([single], (7, 9))[0], expected)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("cam_type", ["patchcam", "attention", "fused", "product"])
+def test_types_scales_and_mirror_images_match_a_loop(cam_type, dtype, tolerance):
+    """Inference: per scale the map plus the mirrored map of the mirror image, resized, added."""
+    formulas = {
+        "patchcam": lambda m, g: max(g, 0.0),
+        "attention": lambda m, g: m,
+        "fused": lambda m, g: math.sqrt(m * max(g, 0.0)),
+        "product": lambda m, g: m * max(g, 0.0),
+    }
+    generator = torch.Generator().manual_seed(3)
+    total = [[[0.0] * 9 for _ in range(7)] for _ in range(2)]
+    maps = []
+    for grid in ((3, 4), (5, 6)):
+        views = [
+            [torch.randn(2, *grid, generator=generator, dtype=torch.float64) for _ in range(2)]
+            for _ in range(2)
+        ]  # of the image and of its mirror image: M before taking its size, g
+        combined = [
+            combine(cam_type, attention.abs().to(dtype), logits.to(dtype))
+            for attention, logits in views
+        ]
+        maps.append(combined[0] + combined[1].flip(-1))
+        for k in range(2):
+            raw = [[0.0] * grid[1] for _ in range(grid[0])]
+            for y in range(grid[0]):
+                for x in range(grid[1]):
+                    for (attention, logits), column in zip(views, (x, -1 - x), strict=True):
+                        m, g = attention[k, y, column].abs().item(), logits[k, y, column].item()
+                        raw[y][x] += formulas[cam_type](m, g)
+            full = bilinear(raw, 7, 9)
+            total[k] = [
+                [a + b for a, b in zip(*rows, strict=True)]
+                for rows in zip(total[k], full, strict=True)
+            ]
+    got = resize_and_sum(maps, (7, 9))
+    assert got.dtype == dtype
+    expected = torch.tensor(total, dtype=torch.float64)
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+    for k in range(2):
+        low, high = min(map(min, total[k])), max(map(max, total[k]))
+        normalised = (expected[k] - low) / (high - low)
+        found = min_max(got)[k].double()
+        torch.testing.assert_close(found, normalised, rtol=tolerance, atol=tolerance)
 
 
 def test_fused_training_maps_have_a_finite_gradient_where_the_product_is_zero():

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare = GENERATORS[config.saliency.generator]
     device = select_device(args.device)
     generator = prepare(config.saliency, data, records, device)
+    for left_over in out_dir.glob(".refinement_*"):  # of a call that was killed
+        shutil.rmtree(left_over)
     with TemporaryDirectory(dir=out_dir, prefix=".refinement_") as folder:
         for turn in range(config.refinement.rounds):
             print(f"refinement, round {turn + 1} of {config.refinement.rounds}", flush=True)

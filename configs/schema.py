@@ -141,7 +141,7 @@ class RefinementConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-2
     ema: float = 0.98  # decay of the averaged weights, which make the maps
-    smoothing: int = 10  # iterations of the pixel-adaptive refinement of each map; 0 = off
+    smoothing: int = 20  # iterations of the pixel-adaptive refinement of each map; 0 = off
     high: float = 0.6  # a pixel may belong to a class whose map is this or more
     low: float = 0.35  # a pixel whose maps are all this or less is background
     robustness: float = 0.7  # q of the generalised cross-entropy

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,9 @@ from saliency.patches import load_encoder
 from segmentation.networks import build_network, normalisation
 
 MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
+# Of the shorter side: blur of the image along whose edges maps are smoothed. Texture is no edge: on
+# every 12th NEU-Seg training image 0 gives 68.2 foreground IoU, 0.0075 68.6, 0.015 68.3.
+GUIDE_BLUR = 0.0075
 CLIP_NORM = 5.0
 MIN_LR_SHARE = 0.01  # of the rate: what the schedule ends with
 WARMUP_SHARE = 0.1  # of the steps
@@ -204,9 +208,9 @@ def prepare(
         features = inputs.features(record, image)
         features = None if features is None else features.to(device)
         salient = foreground(chosen, pixels, features, classes, image.shape[:2], dtype)
-        colours = as_image(image).to(device).float() / 255
-        salient = pixel_adaptive_refinement(colours, salient, settings.smoothing)
-        return salient[0].cpu().numpy()
+        guide = cv2.GaussianBlur(image, (0, 0), GUIDE_BLUR * min(image.shape[:2]))
+        guide = as_image(guide).to(device).float() / 255
+        return pixel_adaptive_refinement(guide, salient, settings.smoothing)[0].cpu().numpy()
 
     return Prepared(make_map, generator.facts, generator.lines, generator.problems)
 

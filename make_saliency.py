@@ -44,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     args = _parser().parse_args(argv)
     config, out_dir = load_run(args)
-    if args.refine is not None:
-        rounds = dataclasses.replace(config.refinement, rounds=args.refine)
-        config = dataclasses.replace(config, refinement=rounds)
+    rounds = 0 if args.from_dir and args.refine is None else args.refine
+    if rounds is not None:
+        changed = dataclasses.replace(config.refinement, rounds=rounds)
+        config = dataclasses.replace(config, refinement=changed)
     if args.from_dir:
         external = dataclasses.replace(
             config.saliency, generator="external", folder=str(args.from_dir)
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--refine",
         type=int,
         metavar="N",
-        help="rounds of learned refinement (default: refinement.rounds)",
+        help="rounds of learned refinement (default: refinement.rounds; with --from-dir none)",
     )
     return parser
 

@@ -146,6 +146,23 @@ def test_external_maps_are_written_through(release, tmp_path, suffix):
     assert "polarities" not in meta
 
 
+def test_maps_of_a_folder_are_refined_only_where_asked(release, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        make_saliency.refinement,
+        "prepare",
+        lambda settings, generator, *_: asked.append(settings.rounds) or generator,
+    )
+    write_maps(tmp_path / "maps")
+    refined = ["--set", "refinement.rounds=1"]
+    run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"), *refined)
+    assert asked == []
+    run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"), "--refine", "2", *refined)
+    assert asked == [2, 2]
+    run(release, tmp_path / "run", *refined)
+    assert asked == [2, 2, 1]
+
+
 def test_png_wins_over_another_map_of_the_same_name(release, tmp_path):
     maps = tmp_path / "maps"
     write_maps(maps)

@@ -8,17 +8,14 @@ Memory is the growth of the peak over what is held before the first step: reside
 CPU (after a small step that loads the libraries), allocated memory on a GPU.
 """
 
-import argparse
-import json
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measuring import Cost, in_new_process, peak_megabytes
+from benchmarks.measuring import Cost, in_new_process, peak_megabytes, run_benchmark
 from losses.pixel_contrast import pixel_contrast_loss
 
 TEMPERATURE, VALID, HARD = 0.6, 0.5, 0.9
@@ -133,31 +130,25 @@ def _step(
     return time.perf_counter() - start
 
 
+def rows_of(device: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Measure 3 and 20 classes; give each row and its line of the table."""
+    for num_classes in (3, 20):
+        problem = Problem(num_classes)
+        fast = in_new_process(measure, "ours", problem, device, 5)
+        slow = in_new_process(measure, "straightforward", problem, device, 1)
+        row = {
+            "row": f"pixel contrast, K={num_classes}, {device}",
+            "speedup": slow.seconds / fast.seconds,
+            "memory_ratio": fast.megabytes / slow.megabytes,
+        }
+        ratios = f"{row['speedup']:7.1f}x {row['memory_ratio']:7.3f}"
+        yield row, f"{row['row']:24} {fast}  {slow} {ratios}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, and write its rows as JSON where a file is named."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, help="file for the rows: row, speedup, memory_ratio")
-    arguments = parser.parse_args(argv)
-    rows = []
-    print(f"{'':24} {'ours':>18} {'straightforward':>18} {'speedup':>8} {'memory':>7}")
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for num_classes in (3, 20):
-            problem = Problem(num_classes)
-            fast = in_new_process(measure, "ours", problem, device, 5)
-            slow = in_new_process(measure, "straightforward", problem, device, 1)
-            row = {
-                "row": f"pixel contrast, K={num_classes}, {device}",
-                "speedup": slow.seconds / fast.seconds,
-                "memory_ratio": fast.megabytes / slow.megabytes,
-            }
-            rows.append(row)
-            costs = (f"{cost.seconds:7.2f} s {cost.megabytes:5.0f} MB" for cost in (fast, slow))
-            print(
-                f"{row['row']:24} {'  '.join(costs)} "
-                f"{row['speedup']:7.1f}x {row['memory_ratio']:7.3f}"
-            )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    header = f"{'':24} {'ours':>18} {'straightforward':>18} {'speedup':>8} {'memory':>7}"
+    run_benchmark(argv, __doc__, header, rows_of)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ Both run in turn, each in processes of its own. Time is that of the fastest step
 growth of the peak over what is held before the model is built.
 """
 
-import argparse
-import json
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measuring import Cost, in_new_process, peak_megabytes
+from benchmarks.measuring import Cost, in_new_process, peak_megabytes, run_benchmark
 from configs import Config, to_dict
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups
@@ -111,33 +109,27 @@ def measure(name: str, device: str) -> Cost:
     return Cost(seconds, peak_megabytes(device) - before)
 
 
+def rows_of(device: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Measure both in turn; give the row and its line of the table."""
+    costs: dict[str, list[Cost]] = {name: [] for name in STEP_OF}
+    for _ in range(ROUNDS):
+        for name, found in costs.items():
+            found.append(in_new_process(measure, name, device))
+    ours, plain = (Cost(*map(min, zip(*found, strict=True))) for found in costs.values())
+    dtype = amp_dtype(torch.device(device), "auto") or torch.float32
+    row = {
+        "row": f"step of {FULL[1]}, {str(dtype).removeprefix('torch.')}, {device}",
+        "time_ratio": ours.seconds / plain.seconds,
+        "memory_ratio": ours.megabytes / plain.megabytes,
+    }
+    ratios = f"{row['time_ratio']:5.2f}x {row['memory_ratio']:6.2f}x"
+    yield row, f"{row['row']:28} {ours}  {plain} {ratios}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, and write its rows as JSON where a file is named."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, help="file for rows of row, time_ratio, memory_ratio")
-    arguments = parser.parse_args(argv)
-    rows = []
-    print(f"{'':28} {'STAC':>18} {'plain ViT':>18} {'time':>6} {'memory':>7}")
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        costs: dict[str, list[Cost]] = {name: [] for name in STEP_OF}
-        for _ in range(ROUNDS):
-            for name, found in costs.items():
-                found.append(in_new_process(measure, name, device))
-        ours, plain = (Cost(*map(min, zip(*found, strict=True))) for found in costs.values())
-        dtype = amp_dtype(torch.device(device), "auto") or torch.float32
-        row = {
-            "row": f"step of {FULL[1]}, {str(dtype).removeprefix('torch.')}, {device}",
-            "time_ratio": ours.seconds / plain.seconds,
-            "memory_ratio": ours.megabytes / plain.megabytes,
-        }
-        rows.append(row)
-        texts = (f"{cost.seconds:7.2f} s {cost.megabytes:5.0f} MB" for cost in (ours, plain))
-        print(
-            f"{row['row']:28} {'  '.join(texts)} {row['time_ratio']:5.2f}x "
-            f"{row['memory_ratio']:6.2f}x"
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    header = f"{'':28} {'STAC':>18} {'plain ViT':>18} {'time':>6} {'memory':>7}"
+    run_benchmark(argv, __doc__, header, rows_of)
 
 
 if __name__ == "__main__":

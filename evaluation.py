@@ -144,7 +144,10 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     kind = args.kind
     split = args.split or ("train" if kind == "pseudo_label" else config.data.eval_split)
     data = read_data(config.data, out_dir / "labels.csv")
-    records = [record for record in data.split(split) if record.mask is not None]
+    unfair = _unfair(out_dir, config, kind)
+    records = [r for r in data.split(split) if r.mask is not None and r.name not in unfair]
+    if unfair:
+        print(f"{len(unfair)} images that the saliency maps were learnt from are not scored.")
     if not records:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
         return
@@ -188,11 +191,26 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     _print_lines(lines)
     about = {"kind": kind, "split": split, "images": len(records), "labels": labels}
     about |= {"cam_type": cam_type} if kind == "cam" else {}
+    about |= {"masks_used": config.refinement.masks} if config.refinement.masks else {}
     origin = {"config_sha": fingerprint(config), "commit": _commit(), "date": _now()}
     rows = [_row(one, names) for one in judged]
     if histogram is not None:
         rows = [row | _saliency_row(histogram, row["threshold"], data.class_names) for row in rows]
     _append(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
+
+
+def _unfair(out_dir: Path, config: Config, kind: str) -> set[str]:
+    """Return images it would be unfair to score.
+
+    Those whose pixel masks the saliency was made with; and defect-free images that a generator
+    learnt from, where false alarms are to be counted.
+    """
+    path = out_dir / KINDS["saliency"][0] / "meta.json"
+    if not path.is_file():
+        return set()
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    counts_alarms = kind == "saliency" and not config.saliency.empty_defect_free
+    return {*meta.get("masked", ()), *(meta.get("seen_defect_free", ()) if counts_alarms else ())}
 
 
 def _default_rules(config: Config) -> tuple[str, ...]:
@@ -399,7 +417,8 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
     threshold = row["threshold"]
     chosen = "-" if threshold is None else f"{threshold:.3f} ({row['threshold_rule']})"
-    start = {"stage": stage, "split": row["split"], "labels": row["labels"]}
+    masks = f" + {row['masks_used']} masks" if row.get("masks_used") else ""
+    start = {"stage": stage, "split": row["split"], "labels": row["labels"] + masks}
     ious = {name: _percent(iou) for name, iou in row["iou"].items()}
     end = (_percent(row["miou"]), _percent(row["fg_iou"]), chosen)
     return start | ious | dict(zip(TABLE_END, end, strict=True))

@@ -1,4 +1,4 @@
-"""Stage 1: images and image labels -> saliency/<name>.png. No mask is opened."""
+"""Stage 1: images and image labels -> saliency/<name>.png. Only --masks opens masks."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.command_line import load_run, run_stage, save_config, stage_parser
-from configs.schema import Config
+from configs.schema import Config, RefinementConfig
 from datasets.files import read_image, write_saliency
 from datasets.record import Record
 from datasets.sources import read_data
@@ -21,14 +21,13 @@ from models.device import select_device
 from saliency import fuse, refinement
 from saliency.generator import Prepared
 
-GENERATORS = {**fuse.PARTS, "fuse": fuse.prepare}
-
 DESCRIPTION = """\
-Make a saliency map per image from images and image labels; no mask is opened.
+Make a saliency map per image from images and image labels; no mask is opened but with --masks.
 
 saliency.generator says how: contrast (whether a class is dark or bright is learnt from the labels),
 feature (patches that differ from the rest of their image), normal (patches that no defect-free
-image has), external (your own maps), fuse (several of them). What is learnt comes from the training
+image has), variation (what varies within images of a class and not within defect-free ones),
+external (your own maps), fuse (several of them). What is learnt comes from the training
 split; maps are written for it and for data.eval_split. With --refine N a small network learns from
 these maps what is alike in all of them, N times over. --device is for networks."""
 EPILOG = """\
@@ -44,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     args = _parser().parse_args(argv)
     config, out_dir = load_run(args)
-    rounds = 0 if args.from_dir and args.refine is None else args.refine
-    if rounds is not None:
-        changed = dataclasses.replace(config.refinement, rounds=rounds)
-        config = dataclasses.replace(config, refinement=changed)
+    config = dataclasses.replace(config, refinement=_refinement(config.refinement, args))
     if args.from_dir:
         external = dataclasses.replace(
             config.saliency, generator="external", folder=str(args.from_dir)
@@ -58,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = args.split or ["train", config.data.eval_split]
     records = list({r.name: r for split in splits for r in data.split(split)}.values())
     empty = config.saliency.empty_defect_free
-    prepare = GENERATORS[config.saliency.generator]
+    prepare = fuse.GENERATORS[config.saliency.generator]
     device = select_device(args.device)
     generator = prepare(config.saliency, data, records, device)
     for left_over in out_dir.glob(".refinement_*"):  # of a call that was killed
@@ -81,6 +77,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"next: python train_stac.py --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
+def _refinement(settings: RefinementConfig, args: argparse.Namespace) -> RefinementConfig:
+    """Apply --refine, --from-dir and --masks."""
+    rounds = 0 if args.from_dir and args.refine is None else args.refine
+    if rounds is not None:
+        settings = dataclasses.replace(settings, rounds=rounds)
+    if args.masks is not None:
+        settings = dataclasses.replace(settings, masks=args.masks)
+    if settings.masks and not settings.rounds:
+        raise ValueError(
+            f"refinement.masks={settings.masks}: expected a round of refinement to use them, got "
+            "none. Add --refine 1."
+        )
+    return settings
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = stage_parser(DESCRIPTION, EPILOG)
     parser.add_argument(
@@ -100,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="rounds of learned refinement (default: refinement.rounds; with --from-dir none)",
+    )
+    parser.add_argument(
+        "--masks",
+        type=int,
+        metavar="N",
+        help="use N pixel masks of training images in the refinement, drawn by refinement.seed "
+        "(default: refinement.masks, 0); these images are left out of every evaluation",
     )
     return parser
 

@@ -37,9 +37,10 @@ SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
 TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
 LABEL_ORIGINS = ("given", "predicted")
-SALIENCY_PARTS = ("contrast", "feature", "normal", "external")
+SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
-FUSE_RULES = ("mean", "geometric", "max", "rank")
+FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
+GRAINS = ("auto", "none", "vertical", "horizontal")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
 
 
@@ -78,7 +79,7 @@ class DataConfig:
 class SaliencyConfig:
     """How the saliency maps are made. Lengths are shares of the image's shorter side."""
 
-    generator: str = "contrast"  # contrast, feature, normal, external, fuse
+    generator: str = "contrast"  # contrast, feature, normal, variation, external, fuse
     folder: str = ""  # external: folder with <name>.png
     blur: float = 0.01  # sigma of the Gaussian that removes noise
     windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
@@ -91,11 +92,16 @@ class SaliencyConfig:
     image_size: int = 448  # pixels; images keep their aspect at the area of this square
     block: int = 6  # number of blocks (CNN: stages) run; the last one's features are taken
     feature_method: str = "background"  # background (distance to seeds), median, ncut
-    memory_images: int = 300  # normal: defect-free training images used at most
+    affinity_block: int = 12  # normal: tells which patches of an image are alike; 0 = `block`
+    grain: str = "auto"  # variation: direction of the texture: auto, none, vertical, horizontal
+    memory_images: int = 300  # normal, variation: defect-free training images used at most
     coreset: int = 10_000  # normal: their patches kept
-    false_alarm: float = 0.005  # normal: share of defect-free area that lies above 0.5
+    false_alarm: float = 0.002  # normal: share of defect-free area that lies above 0.5
     fuse: tuple[str, ...] = ("contrast", "feature")  # fuse: the generators it combines
-    fuse_rule: str = "geometric"  # mean, geometric, max, rank
+    fuse_rule: str = "geometric"  # mean, geometric, max, rank, first
+    # first: a class gets its maps from the first generator that tells its images from defect-free
+    # ones with this AUROC, or from the last one named.
+    fuse_auroc: float = 0.88
     empty_defect_free: bool = True  # maps of defect-free images become all zero
 
     def __post_init__(self) -> None:
@@ -109,6 +115,9 @@ class SaliencyConfig:
         _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
         _check(self.image_size >= 32, "saliency.image_size", "32 or more", self.image_size)
         _check_positive("saliency", self, "block")
+        above = self.affinity_block == 0 or self.affinity_block > self.block
+        _check(above, "saliency.affinity_block", "0 or above saliency.block", self.affinity_block)
+        _check_choice("saliency.grain", self.grain, GRAINS)
         _check_choice("saliency.feature_method", self.feature_method, FEATURE_METHODS)
         enough = self.memory_images >= 4
         _check(enough, "saliency.memory_images", "4 or more", self.memory_images)
@@ -120,6 +129,8 @@ class SaliencyConfig:
         distinct = len(self.fuse) >= 2 and len(set(self.fuse)) == len(self.fuse)
         _check(distinct, "saliency.fuse", "two or more different generators", self.fuse)
         _check_choice("saliency.fuse_rule", self.fuse_rule, FUSE_RULES)
+        in_range = 0.5 <= self.fuse_auroc <= 1
+        _check(in_range, "saliency.fuse_auroc", "a number in [0.5, 1]", self.fuse_auroc)
 
 
 @dataclass(frozen=True)
@@ -145,12 +156,13 @@ class RefinementConfig:
     high: float = 0.6  # a pixel may belong to a class whose map is this or more
     low: float = 0.35  # a pixel whose maps are all this or less is background
     robustness: float = 0.7  # q of the generalised cross-entropy
+    masks: int = 0  # pixel masks of training images used as targets: no longer image labels alone
     jitter: float = 0.3
     amp: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        zero_is_off = ("rounds", "weight_decay", "smoothing", "jitter", "seed")
+        zero_is_off = ("rounds", "weight_decay", "smoothing", "masks", "jitter", "seed")
         _check_not_negative("refinement", self, *zero_is_off)
         _check_choice("refinement.network", self.network, ("features", "unet"))
         _check(self.feature_size >= 32, "refinement.feature_size", "32 or more", self.feature_size)

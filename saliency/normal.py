@@ -15,21 +15,18 @@ less its own median 17.9.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from datasets.files import read_image
 from datasets.record import Record
 from datasets.sources import Data
 from saliency.generator import Prepared, Settings
 from saliency.patches import load_encoder, to_image_size
+from saliency.surfaces import encode_surfaces
 
-MIN_IMAGES = 4  # defect-free images: two for each half
 MAX_CANDIDATES = 50_000  # patches per half, drawn at random, that a coreset is chosen from
 PROJECTION = 64  # dimensions in which the coreset is chosen; distances keep within about 10 %
-SMOOTHING = 1.0  # sigma in patches
+TEMPERATURE = 0.1  # of the cosine by which patches of an image share their distances
 CHUNK = 1024  # patches compared with a memory at a time
 SEED = 0
 
@@ -54,50 +51,43 @@ def prepare(
     Raises:
         ValueError: the training split has too few defect-free images.
     """
-    surfaces = [record for record in data.split("train") if not record.classes]
-    surfaces = spread(surfaces, settings.memory_images)
-    _refuse_few(len(surfaces))
-    encode = load_encoder(
-        settings.backbone, settings.weights, settings.image_size, (settings.block,), device
-    )
-    features: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
-    for record in tqdm(surfaces, desc="normal", unit="image", disable=None):
-        try:
-            features[record.name] = encode(read_image(record.image))
-        except (ValueError, FileNotFoundError) as error:
-            problems[record.name] = str(error)
-    _refuse_few(len(features))
+    # Without an affinity block both parts of the features are one and the same.
+    blocks = (settings.block, *filter(None, [settings.affinity_block]))
+    backbone = (settings.backbone, settings.weights, settings.image_size)
+    encode = load_encoder(*backbone, blocks, device)
+    features, problems = encode_surfaces(encode, data, settings.memory_images, "normal")
+    width = next(iter(features.values())).shape[-1] // len(blocks)
     halves = {name: index % 2 for index, name in enumerate(features)}
     memories = []
     for half in (0, 1):
-        own = [f.reshape(-1, f.shape[-1]) for n, f in features.items() if halves[n] == half]
+        own = [f[..., :width].reshape(-1, width) for n, f in features.items() if halves[n] == half]
         memories.append(coreset(np.concatenate(own), settings.coreset // 2, device))
 
-    def distance(name: str, patches: np.ndarray) -> np.ndarray:
+    def distance(name: str, found: np.ndarray) -> np.ndarray:
         half = halves.get(name)
         others = memories if half is None else [memories[1 - half]]
-        return anomaly(patches, others)
+        return share_among_alike(nearest_distance(found[..., :width], others), found[..., -width:])
 
-    surface_distances = [distance(name, patches) for name, patches in features.items()]
+    surface_distances = [distance(name, found) for name, found in features.items()]
     scale = learn_scale(surface_distances, settings.false_alarm)
+    seen = list(features)
     del features, surface_distances
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
         patch_map = distance(record.name, encode(image))
         return to_image_size(scale(patch_map), image.shape[:2])
 
-    num_patches = [len(memory) for memory in memories]
-    facts = {"normal": {"images": len(halves), "patches": sum(num_patches), **scale._asdict()}}
+    num_patches = sum(len(memory) for memory in memories)
+    facts = {"images": len(halves), "patches": num_patches, **scale._asdict()}
     line = (
-        f"normal: {sum(num_patches)} patches of {len(halves)} defect-free images; distance "
+        f"normal: {num_patches} patches of {len(halves)} defect-free images; distance "
         f"{scale.level:.3f} becomes 0.5"
     )
-    return Prepared(make_map, facts, (line,), problems)
+    return Prepared(make_map, {"normal": facts, "seen_defect_free": seen}, (line,), problems)
 
 
-def anomaly(features: np.ndarray, memories: Sequence[torch.Tensor]) -> np.ndarray:
-    """Return the smoothed distance of each patch to its nearest in memory.
+def nearest_distance(features: np.ndarray, memories: Sequence[torch.Tensor]) -> np.ndarray:
+    """Return the distance of each patch to its nearest in memory.
 
     Args:
         features: (h, w, D) of length 1.
@@ -112,9 +102,27 @@ def anomaly(features: np.ndarray, memories: Sequence[torch.Tensor]) -> np.ndarra
         for memory in memories
     ]
     distance = 1 - torch.stack(nearest).mean(dim=0).cpu().numpy()
-    return cv2.GaussianBlur(
-        distance.reshape(features.shape[:2]), (0, 0), SMOOTHING, borderType=cv2.BORDER_REPLICATE
-    )
+    return distance.reshape(features.shape[:2])
+
+
+def share_among_alike(values: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Average each patch's value over the patches of its image that look like it.
+
+    The weights are a softmax of the cosine of features, less their mean over the image, divided by
+    `TEMPERATURE`. Where a defect ends is told by features better than by nearness.
+
+    Args:
+        values: (h, w).
+        features: (h, w, D).
+
+    Returns:
+        (h, w) float32 between the least and the greatest value.
+    """
+    patches = features.reshape(-1, features.shape[-1])
+    patches = patches - patches.mean(axis=0)
+    patches /= np.maximum(np.linalg.norm(patches, axis=1, keepdims=True), 1e-6)
+    weights = torch.from_numpy(patches @ patches.T / TEMPERATURE).softmax(dim=1).numpy()
+    return (weights @ values.ravel().astype(np.float32)).reshape(values.shape)
 
 
 def learn_scale(distances: Sequence[np.ndarray], false_alarm: float) -> Scale:
@@ -170,18 +178,3 @@ def farthest_points(points: torch.Tensor, count: int) -> torch.Tensor:
         last = int(nearest.argmax())
         chosen[index] = last
     return chosen.to(points.device)
-
-
-def spread(records: Sequence[Record], limit: int) -> list[Record]:
-    """Keep at most `limit` records, evenly spaced."""
-    count = min(limit, len(records))
-    return [records[i * len(records) // count] for i in range(count)]
-
-
-def _refuse_few(count: int) -> None:
-    if count < MIN_IMAGES:
-        raise ValueError(
-            f"saliency.generator=normal: expected {MIN_IMAGES} or more readable defect-free images "
-            f"in the training split, got {count}. Set saliency.generator to contrast or feature, "
-            "or add defect-free images."
-        )

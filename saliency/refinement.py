@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.files import Cam, read_cam, read_image, write_cam
-from datasets.record import Record
+from datasets.files import Cam, read_cam, read_image, read_truth, write_cam
+from datasets.record import IGNORE, Record
 from datasets.sources import Data
 from datasets.transforms import as_image, eval_transform, train_transform
 from datasets.weak import WeakDataset
@@ -52,6 +52,7 @@ GUIDE_BLUR = 0.0075
 CLIP_NORM = 5.0
 MIN_LR_SHARE = 0.01  # of the rate: what the schedule ends with
 WARMUP_SHARE = 0.1  # of the steps
+MASKED_SHARE = 0.25  # of the images drawn, where a few have a pixel mask as target
 
 
 class Settings(Protocol):
@@ -72,6 +73,7 @@ class Settings(Protocol):
     high: float
     low: float
     robustness: float
+    masks: int
     folds: int
     ema: float
     smoothing: int
@@ -189,11 +191,20 @@ def prepare(
     prior_dir = work_dir / f"priors_{turn}"
     prior_dir.mkdir()
     write_priors(generator, records, prior_dir, num_classes)
+    masked = choose_masked(records, settings.masks, num_classes, settings.seed)
+    for record in masked:
+        write_mask_as_prior(record, prior_dir, num_classes)
+    masked_names = {record.name for record in masked}
     inputs = Inputs(settings, work_dir / "features", device)
     inputs.keep(records)
     students = []
     for fold in range(num_folds):
-        others = [r for r in records if num_folds == 1 or fold_of[r.name] != fold]
+        others = [
+            r
+            for r in records
+            if (num_folds == 1 or fold_of[r.name] != fold) and r.name not in masked_names
+        ]
+        others += masked * masked_repeats(len(masked), len(others))
         seed = (settings.seed * 1000 + turn) * num_folds + fold
         students.append(
             train_student(others, prior_dir, num_classes, settings, inputs, device, seed)
@@ -201,6 +212,9 @@ def prepare(
     dtype = amp_dtype(device, settings.amp)
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
+        if record.name in masked_names:
+            known = read_prior(prior_dir, record, num_classes)
+            return known[list(record.classes)].max(axis=0)
         fold = fold_of.get(record.name)
         chosen = students if fold is None else [students[fold]]
         classes = record.classes or range(num_classes)
@@ -212,7 +226,43 @@ def prepare(
         guide = as_image(guide).to(device).float() / 255
         return pixel_adaptive_refinement(guide, salient, settings.smoothing)[0].cpu().numpy()
 
-    return Prepared(make_map, generator.facts, generator.lines, generator.problems)
+    facts, lines = generator.facts, generator.lines
+    if masked:
+        facts = facts | {"masked": sorted(masked_names)}
+        lines = (*lines, f"made with {len(masked)} pixel masks: no longer image labels alone")
+    return Prepared(make_map, facts, lines, generator.problems)
+
+
+def choose_masked(
+    records: Sequence[Record], count: int, num_classes: int, seed: int
+) -> list[Record]:
+    """Draw images whose pixel masks become targets, as evenly over the classes as they allow.
+
+    Raises:
+        ValueError: fewer than `count` defective images have a mask.
+    """
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
+    left = [records[i] for i in order if records[i].mask is not None and records[i].classes]
+    if len(left) < count:
+        raise ValueError(
+            f"refinement.masks: expected masks of {count} defective training images, got "
+            f"{len(left)}. Lower --masks."
+        )
+    chosen: list[Record] = []
+    seen = [0] * num_classes
+    while len(chosen) < count:
+        record = min(left, key=lambda r: min(seen[k] for k in r.classes))
+        left.remove(record)
+        chosen.append(record)
+        for k in record.classes:
+            seen[k] += 1
+    return chosen
+
+
+def masked_repeats(num_masked: int, num_others: int) -> int:
+    """Return how often each masked image is listed to make up `MASKED_SHARE` of all."""
+    odds = MASKED_SHARE / (1 - MASKED_SHARE)
+    return max(1, round(odds * num_others / max(num_masked, 1)))
 
 
 def partial_label_loss(
@@ -347,6 +397,15 @@ def write_priors(
         stack = np.stack(maps) if maps else np.zeros((0, *image.shape[:2]), np.float32)
         classes = np.array(record.classes, np.int64)
         write_cam(folder / f"{record.name}.npz", Cam(stack, classes, nothing))
+
+
+def write_mask_as_prior(record: Record, folder: Path, num_classes: int) -> None:
+    """Write a pixel mask as class maps of 0 and 1, 0.5 where nothing is known."""
+    truth = read_truth(record, num_classes)
+    classes = np.array(record.classes, np.int64)
+    maps = (truth == classes[:, None, None] + 1).astype(np.float32)
+    maps[:, truth == IGNORE] = 0.5
+    write_cam(folder / f"{record.name}.npz", Cam(maps, classes, np.zeros(num_classes, np.float32)))
 
 
 def read_prior(folder: Path, record: Record, num_classes: int) -> np.ndarray:

@@ -243,6 +243,22 @@ def test_saliency_of_defect_free_images_counts_as_false_alarm_alone(run):
     assert (row["false_alarm"], row["defect_free_images"]) == (100, 1)
 
 
+def test_images_whose_masks_were_used_are_not_scored_and_the_row_says_so(run, capsys):
+    meta = {"masked": ["1"], "seen_defect_free": ["3"]}
+    (run.out / "saliency/meta.json").write_text(json.dumps(meta))
+    run.sets += ["refinement.rounds=1", "refinement.masks=1"]
+    run.evaluate("--kind", "saliency", "--split", "train")
+    run.evaluate("--kind", "cam", "--split", "train")
+    run.sets += ["saliency.empty_defect_free=false"]
+    run.evaluate("--kind", "saliency", "--split", "train")
+    rows = run.rows()[::2]
+    assert [row["images"] for row in rows] == [2, 2, 1]
+    assert [row["masks_used"] for row in rows] == [1, 1, 1]
+    out = capsys.readouterr().out
+    assert "1 images that the saliency maps were learnt from are not scored." in out
+    assert "given + 1 masks" in results_table(run.out / "results.jsonl")
+
+
 def test_pseudo_labels_are_scored_on_train_with_255_as_background(run):
     for name in ("1", "2", "3"):
         write_mask(run.out / f"pseudo_labels/{name}.png", MASKS[name])

@@ -235,7 +235,10 @@ def test_wrong_split_is_named(release, tmp_path):
 
 
 TINY = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.image_size=160"]
-TINY += ["saliency.block=1", "saliency.coreset=200"]
+TINY += ["saliency.block=1", "saliency.affinity_block=0", "saliency.coreset=200"]
+REFINE = ["refinement.network=unet", "refinement.encoder=tu-test_efficientnet"]
+REFINE += ["refinement.pretrained=none", "refinement.image_size=[64,64]", "refinement.steps=2"]
+REFINE += ["refinement.batch_size=2"]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +246,7 @@ TINY += ["saliency.block=1", "saliency.coreset=200"]
     [
         ["saliency.generator=feature"],
         ["saliency.generator=normal"],
+        ["saliency.generator=variation"],
         ["saliency.generator=fuse", 'saliency.fuse=["contrast", "feature", "normal"]'],
     ],
 )
@@ -291,3 +295,20 @@ def test_normal_without_defect_free_images_is_refused(release, tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match=r"saliency\.generator=normal: .*Set saliency\.generator"):
         run(release, tmp_path / "run", "--set", *TINY, "saliency.generator=normal")
+
+
+def test_masks_are_used_only_where_asked_and_never_silently(release, tmp_path, capsys):
+    more = ["--device", "cpu", "--masks", "2", "--set", *REFINE]
+    with pytest.raises(ValueError, match=r"refinement\.masks=2: .* Add --refine 1"):
+        run(release, tmp_path / "run", *more)
+    run(release, tmp_path / "run", "--refine", "1", *more)
+    assert "made with 2 pixel masks: no longer image labels alone" in capsys.readouterr().out
+    meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
+    assert len(meta["masked"]) == 2
+    for name in meta["masked"]:
+        saliency = read_saliency(tmp_path / f"run/saliency/{name}.png")
+        truth = np.zeros((HEIGHT, WIDTH))
+        truth[BLOB] = 1
+        np.testing.assert_array_equal(saliency, truth)
+    run(release, tmp_path / "other", "--refine", "1", "--device", "cpu", "--set", *REFINE)
+    assert "masked" not in json.loads((tmp_path / "other/saliency/meta.json").read_text())

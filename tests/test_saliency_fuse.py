@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from configs.schema import SaliencyConfig
+from datasets.files import write_image
 from datasets.record import Record
 from saliency import fuse
 from saliency.fuse import combine
@@ -70,3 +71,45 @@ def test_facts_lines_and_problems_of_all_parts_are_kept(monkeypatch):
     record = Record("x", Path("x.png"), (0,))
     saliency = prepared.make_map(record, np.zeros((3, 5, 3), np.uint8))
     np.testing.assert_allclose(saliency, np.full((3, 5), 0.4))
+
+
+def test_first_takes_for_each_class_the_first_part_that_sees_it(tmp_path, monkeypatch):
+    """Two classes; part one is blind to the second, part two sees it."""
+    image = np.zeros((6, 6, 3), np.uint8)
+    records = []
+    for index in range(12):
+        path = tmp_path / f"{index}.png"
+        write_image(path, image)
+        records.append(Record(path.stem, path, ((), (0,), (1,))[index % 3]))
+    truth = {record.name: record.classes for record in records}
+
+    def part(sees: int, value: float):
+        def make_map(record, image):
+            salient = sees in truth[record.name] and sees in record.classes
+            return np.full(image.shape[:2], value if salient else 0.1, np.float32)
+
+        return lambda *_: Prepared(make_map, {}, (), {})
+
+    monkeypatch.setattr(fuse, "PARTS", {"normal": part(0, 0.8), "variation": part(1, 0.6)})
+    settings = SaliencyConfig(generator="fuse", fuse=("normal", "variation"), fuse_rule="first")
+    data = types.SimpleNamespace(class_names=("hole", "zone"), split=lambda name: tuple(records))
+    prepared = fuse.prepare(settings, data, [], torch.device("cpu"))
+
+    assert prepared.facts["fuse"] == {"hole": "normal", "zone": "variation"}
+    assert prepared.lines == (
+        "hole: AUROC 1.000 by normal",
+        "hole: maps by normal",
+        "zone: AUROC 0.500 by normal",
+        "zone: maps by variation",
+    )
+    for record, value in zip(records[:3], (0.1, 0.8, 0.6), strict=True):
+        assert prepared.make_map(record, image).max() == pytest.approx(value)
+
+
+def test_first_without_defect_free_images_is_refused(monkeypatch):
+    nothing = Prepared(lambda record, image: np.zeros(image.shape[:2], np.float32))
+    monkeypatch.setattr(fuse, "PARTS", dict.fromkeys(("contrast", "normal"), lambda *_: nothing))
+    settings = SaliencyConfig(generator="fuse", fuse=("contrast", "normal"), fuse_rule="first")
+    data = types.SimpleNamespace(class_names=("hole",), split=lambda name: ())
+    with pytest.raises(ValueError, match=r"fuse_rule=first: expected defect-free images"):
+        fuse.prepare(settings, data, [], torch.device("cpu"))

@@ -8,14 +8,27 @@ import torch
 from configs.schema import SaliencyConfig
 from datasets.files import read_image, write_image
 from datasets.record import Record
-from saliency import normal
-from saliency.normal import anomaly, coreset, farthest_points, learn_scale, prepare, spread
+from saliency.normal import (
+    coreset,
+    farthest_points,
+    learn_scale,
+    nearest_distance,
+    prepare,
+    share_among_alike,
+)
+from saliency.surfaces import spread
 
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 50, 71
 BLOB = (slice(12, 30), slice(40, 58))
 SETTINGS = SaliencyConfig(
-    generator="normal", weights="none", backbone="test_vit", image_size=160, block=1, coreset=400
+    generator="normal",
+    weights="none",
+    backbone="test_vit",
+    image_size=160,
+    block=1,
+    affinity_block=0,
+    coreset=400,
 )
 
 
@@ -79,15 +92,26 @@ def test_coreset_is_a_subset_without_repetition():
     assert len(coreset(patches, 999, CPU)) == 200
 
 
-def test_anomaly_is_the_mean_distance_to_the_nearest_of_each_memory(monkeypatch):
-    monkeypatch.setattr(normal, "SMOOTHING", 1e-3)
+def test_distance_is_the_mean_of_those_to_the_nearest_of_each_memory():
     features = np.zeros((2, 3, 2), np.float32)
     features[..., 0] = 1
     features[1, 2] = (0, 1)
     first, second = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     # (0, 1): 1 - 0 from the first memory, 1 - 0.8 from the second
     expected = [[0, 0, 0], [0, 0, 0.6]]
-    np.testing.assert_allclose(anomaly(features, [first, second]), expected, atol=1e-6)
+    np.testing.assert_allclose(nearest_distance(features, [first, second]), expected, atol=1e-6)
+
+
+def test_patches_that_look_alike_share_their_values():
+    features = np.zeros((2, 4, 3), np.float32)
+    features[:, :2] = (1, 0, 0)
+    features[:, 2:] = (0, 1, 0)
+    values = np.array([[1, 0, 0, 0], [1, 0, 0, 0]], np.float32)
+    # Less their mean the two kinds are opposite: cosine 1 within a kind, -1 across.
+    across = np.exp(-2 / 0.1)
+    inside, outside = 2 / (4 + 4 * across), 2 * across / (4 + 4 * across)
+    shared = share_among_alike(values, features)
+    np.testing.assert_allclose(shared, [[inside] * 2 + [outside] * 2] * 2, rtol=1e-5)
 
 
 def test_scale_puts_the_given_share_of_normal_area_above_half():

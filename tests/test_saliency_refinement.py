@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from configs import Config, RefinementConfig
-from datasets.files import read_cam, write_image
+from datasets.files import read_cam, write_image, write_mask
 from datasets.record import Record
 from metrics import SaliencyHistogram
 from saliency import refinement
@@ -93,7 +93,9 @@ def planted(tmp_path_factory) -> SimpleNamespace:
             truth[y : y + 18, x : x + 18] = 1
             image[truth == 1] -= 70
         write_image(root / f"image_{i}.png", image.clip(0, 255).astype(np.uint8))
-        records.append(Record(f"image_{i}", root / f"image_{i}.png", classes))
+        write_mask(root / f"mask_{i}.png", truth)
+        mask = root / f"mask_{i}.png"
+        records.append(Record(f"image_{i}", root / f"image_{i}.png", classes, mask=mask))
         truths[f"image_{i}"] = truth
 
     def noisy(record: Record, image: np.ndarray) -> np.ndarray:
@@ -183,3 +185,63 @@ def test_too_few_images_are_refused(planted, tmp_path):
 
 def test_refinement_is_off_by_default():
     assert Config().refinement.rounds == 0
+
+
+def test_masks_are_drawn_by_the_seed_and_evenly_over_the_classes():
+    path = Path("x.png")
+    records = [
+        Record(str(i), path, ((0,), (0,), (0,), (1,), ())[i % 5], mask=path if i else None)
+        for i in range(100)
+    ]
+    chosen = refinement.choose_masked(records, 10, 2, seed=3)
+    assert len({record.name for record in chosen}) == 10
+    assert all(record.mask and record.classes for record in chosen)
+    assert sum(record.classes == (1,) for record in chosen) == 5
+    assert chosen == refinement.choose_masked(records, 10, 2, seed=3)
+    assert chosen != refinement.choose_masked(records, 10, 2, seed=4)
+    assert refinement.choose_masked(records, 0, 2, seed=3) == []
+    with pytest.raises(ValueError, match="masks of 80 defective training images, got 79. Lower"):
+        refinement.choose_masked(records, 80, 2, seed=3)
+
+
+def test_masks_become_targets_of_every_network_and_are_told(planted, tmp_path, monkeypatch):
+    trained_on = []
+
+    def remember(records, prior_dir, num_classes, *_):
+        trained_on.append([record.name for record in records])
+        targets = {r.name: refinement.read_prior(prior_dir, r, num_classes)[0] for r in records}
+        for name in masked:
+            np.testing.assert_array_equal(targets[name], planted.truths[name])
+        return torch.nn.Identity()
+
+    masked = [r.name for r in refinement.choose_masked(planted.records, 3, 2, seed=0)]
+    monkeypatch.setattr(refinement, "train_student", remember)
+    settings = replace(TINY, masks=3)
+    generator = refinement.prepare(settings, planted.prior, planted.data, tmp_path, CPU, 0)
+
+    for names in trained_on:
+        share = sum(name in masked for name in names) / len(names)
+        assert 0.15 < share < 0.45  # a quarter, in whole repeats
+        others = [name for name in names if name not in masked]
+        assert len(others) == len(set(others))
+    assert generator.facts["masked"] == sorted(masked)
+    assert "made with 3 pixel masks: no longer image labels alone" in generator.lines
+    record = next(r for r in planted.records if r.name == masked[0])
+    own = generator.make_map(record, refinement.read_image(record.image))
+    np.testing.assert_array_equal(own, planted.truths[masked[0]])
+
+
+def test_no_mask_is_opened_without_being_asked_for(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(refinement, "train_student", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(refinement, "read_truth", None)
+    generator = refinement.prepare(TINY, planted.prior, planted.data, tmp_path, CPU, 0)
+    assert "masked" not in generator.facts
+
+
+def test_unknown_pixels_of_a_mask_stay_unknown(tmp_path):
+    write_mask(tmp_path / "m.png", np.array([[0, 1, 255, 2]], np.uint8))
+    record = Record("m", tmp_path / "m.png", (0, 1), mask=tmp_path / "m.png")
+    refinement.write_mask_as_prior(record, tmp_path, 3)
+    maps = refinement.read_prior(tmp_path, record, 3)
+    np.testing.assert_array_equal(maps[:, 0], [[0, 1, 0.5, 0], [0, 0, 0.5, 1], [0, 0, 0, 0]])
+    assert RefinementConfig().low < 0.5 < RefinementConfig().high

@@ -1,0 +1,59 @@
+"""Patch features of the training split's defect-free images, for generators that need them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.files import read_image
+from datasets.record import Record
+from datasets.sources import Data
+from saliency.patches import Encoder
+
+MIN_IMAGES = 4  # defect-free images: two for each half
+
+
+def encode_surfaces(
+    encode: Encoder, data: Data, limit: int, generator: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Encode at most `limit` defect-free training images, evenly spaced.
+
+    Args:
+        encode: of `load_encoder`.
+        data: whose training split is looked at.
+        limit: images taken.
+        generator: named in the error.
+
+    Returns:
+        name -> (h, w, D) features, and name -> what is wrong for images that cannot be read.
+
+    Raises:
+        ValueError: fewer than `MIN_IMAGES` can be had.
+    """
+    surfaces = [record for record in data.split("train") if not record.classes]
+    surfaces = spread(surfaces, limit)
+    _refuse_few(len(surfaces), generator)
+    features: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for record in tqdm(surfaces, desc=generator, unit="image", disable=None):
+        try:
+            features[record.name] = encode(read_image(record.image))
+        except (ValueError, FileNotFoundError) as error:
+            problems[record.name] = str(error)
+    _refuse_few(len(features), generator)
+    return features, problems
+
+
+def spread(records: Sequence[Record], limit: int) -> list[Record]:
+    """Keep at most `limit` records, evenly spaced."""
+    count = min(limit, len(records))
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def _refuse_few(count: int, generator: str) -> None:
+    if count < MIN_IMAGES:
+        raise ValueError(
+            f"saliency.generator={generator}: expected {MIN_IMAGES} or more readable defect-free "
+            f"images in the training split, got {count}. Set saliency.generator to contrast or "
+            "feature, or add defect-free images."
+        )

@@ -149,6 +149,25 @@ def test_table_and_sheet_show_the_run(finished, capsys):
     assert sheet.shape == tuple(n * (make_sheet.CELL + make_sheet.GAP) for n in (2, 8)) + (3,)
 
 
+def test_refinement_adds_five_points_of_iou_on_the_sample(tmp_path):
+    small = ["data.sample_train=64", f"data.root={tmp_path}/data", "refinement.network=features"]
+    small += ["refinement.backbone=test_vit", "refinement.weights=none", "refinement.blocks=[1,2]"]
+    small += ["refinement.feature_size=64", "refinement.image_size=[96,96]", "refinement.folds=1"]
+    small += ["refinement.steps=120", "refinement.batch_size=8", "refinement.lr=3e-3"]
+    small += ["refinement.robustness=0.3", "refinement.smoothing=10"]
+    best = []
+    for rounds in ("0", "1"):
+        out = tmp_path / rounds
+        command = ["--config", "configs/sample.toml", "--out", str(out), "--device", "cpu"]
+        make_saliency.main([*command, "--split", "train", "--refine", rounds, "--set", *small])
+        scored = ["--config", str(out / "config.toml"), "--out", str(out), "--split", "train"]
+        evaluation.main([*scored, "--kind", "saliency"])
+        row = json.loads((out / "results.jsonl").read_text().splitlines()[0])
+        best.append(row["best_fg_iou"])
+        assert row["auroc"] > 85
+    assert best[1] > best[0] + 5
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_describes_every_flag(name, capsys):
     with pytest.raises(SystemExit) as stopped:

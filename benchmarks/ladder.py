@@ -1,0 +1,111 @@
+"""How much a few pixel masks add to the saliency maps: rows of 0, 10 and 50 masks.
+
+    python -m benchmarks.ladder --config configs/neu_seg_cpu.toml --set data.root=DIR
+
+Makes the maps of the config's generator (or takes yours with --from-dir), refines them once for
+each number of masks, and scores all rows on the same images: the defective training images that
+lend their mask to none of the rows. Prints a Markdown table and writes OUT/ladder.json.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from configs.command_line import load_run, run_stage, stage_parser
+from configs.schema import Config
+from datasets.files import read_image, read_truth
+from datasets.record import Record
+from datasets.sources import Data, read_data
+from metrics import SaliencyHistogram, ThresholdSweep, auto_threshold, pooled_histogram
+from models.device import select_device
+from saliency import refinement
+from saliency.fuse import GENERATORS
+from saliency.generator import Prepared
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Refine with each number of masks and compare."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("--masks", nargs="+", type=int, default=[0, 10, 50], metavar="N")
+    parser.add_argument("--from-dir", type=Path, metavar="DIR", help="maps to be refined")
+    args = parser.parse_args(argv)
+    config, out_dir = load_run(args)
+    if not args.out:
+        out_dir = out_dir.with_name(f"{out_dir.name}_ladder")
+    if args.from_dir:
+        given = {"generator": "external", "folder": str(args.from_dir)}
+        config = dataclasses.replace(config, saliency=dataclasses.replace(config.saliency, **given))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    data = read_data(config.data, out_dir / "labels.csv")
+    device = select_device(args.device)
+    train = data.split("train")
+    generator = GENERATORS[config.saliency.generator](config.saliency, data, train, device)
+    settings = config.refinement
+    num_classes = len(data.class_names)
+    lent = refinement.choose_masked(train, max(args.masks), num_classes, settings.seed)
+    scored = [r for r in train if r.mask is not None and r.classes and r not in lent]
+    rows = [{"maps": "not refined", "masks": 0, **score(generator, scored, num_classes)}]
+    print(rows[0], flush=True)
+    with TemporaryDirectory(dir=out_dir, prefix=".ladder_") as folder:
+        for count in args.masks:
+            refined = _refine(config, generator, data, Path(folder), device, count)
+            found = score(refined, scored, num_classes)
+            rows.append({"maps": "refined", "masks": count, **found})
+            print(rows[-1], flush=True)
+    about = {"images": len(scored), "settings": dataclasses.asdict(settings)}
+    (out_dir / "ladder.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    print(table(rows))
+
+
+def score(generator: Prepared, records: Sequence[Record], num_classes: int) -> dict[str, Any]:
+    """Return foreground IoU and mIoU at the automatic threshold, and the best one, in %.
+
+    mIoU is that of maps painted with the first of the image's classes, as in evaluation.py.
+    """
+    histogram = SaliencyHistogram(num_classes)
+    maps = {}
+    for record in tqdm(records, desc="maps", unit="image", disable=None):
+        saliency = generator.make_map(record, read_image(record.image))
+        histogram.update(read_truth(record, num_classes), saliency, labelled=True)
+        maps[record.name] = saliency.astype(np.float16)
+    threshold = auto_threshold(pooled_histogram(one[None] for one in maps.values()))
+    sweep = ThresholdSweep([threshold], num_classes)
+    for record in records:
+        truth = read_truth(record, num_classes)
+        first = np.array(record.classes[:1])
+        sweep.update(truth, maps[record.name][None].astype(np.float32), first)
+    scores = sweep.confusion(threshold).scores()
+    found = {"fg_iou": scores.fg_iou, "threshold": threshold, "miou": scores.miou}
+    return found | {"best_fg_iou": histogram.scores().best_fg_iou}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows of `score` as Markdown."""
+    heads = ("maps", "masks", "fg IoU, auto", "threshold", "best fg IoU", "painted mIoU, auto")
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows:
+        values = (row["fg_iou"], row["threshold"], row["best_fg_iou"], row["miou"])
+        cells = [f"{v:.3f}" if v is row["threshold"] else f"{v:.2f}" for v in values]
+        lines.append([row["maps"], str(row["masks"]), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _refine(
+    config: Config, generator: Prepared, data: Data, folder: Path, device: torch.device, count: int
+) -> Prepared:
+    """Refine once with `count` masks; the features in `folder` serve all calls."""
+    shutil.rmtree(folder / "priors_0", ignore_errors=True)
+    settings = dataclasses.replace(config.refinement, masks=count)
+    return refinement.prepare(settings, generator, data, folder, device, 0)
+
+
+if __name__ == "__main__":
+    run_stage(main)

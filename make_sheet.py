@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -28,15 +27,12 @@ from datasets.files import (
     voc_palette,
     write_image,
 )
+from datasets.pictures import CELL, GAP, colour_legend, fit_cell, paint_mask
 from datasets.record import Record
 from datasets.sources import Data, read_data
 from models.device import select_device
 from saliency.fuse import GENERATORS
 from saliency.generator import MakeMap
-
-CELL = 160  # pixels, both sides
-GAP = 4
-MASK_STRENGTH = 0.6  # of the colours over the image
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,10 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [_cells(record, out_dir, num_classes) for record in records]
     path = out_dir / f"{'saliency_' if args.saliency else ''}sheet_{split}.png"
     write_image(path, np.concatenate([np.concatenate(row, axis=1) for row in rows]))
-    legend = ", ".join(
-        f"{name} {tuple(voc_palette()[k + 1].tolist())}" for k, name in enumerate(data.class_names)
-    )
-    print(f"wrote {path}: {len(rows)} images; RGB of the classes: {legend}")
+    print(f"wrote {path}: {len(rows)} images; {colour_legend(data.class_names)}")
 
 
 def _choose(records: Sequence[Record], args: argparse.Namespace) -> list[Record]:
@@ -105,9 +98,9 @@ def _saliency_cells(
     def of_the_run() -> np.ndarray:
         return _grey(read_saliency(out_dir / f"saliency/{record.name}.png"))
 
-    cells = [_fit(image / 255), *map(_fit, maps), _cell(of_the_run)]
+    cells = [fit_cell(image / 255), *map(fit_cell, maps), _cell(of_the_run)]
     if record.mask:
-        cells.append(_fit(_coloured(image, read_truth(record, num_classes))))
+        cells.append(fit_cell(paint_mask(image, read_truth(record, num_classes))))
     return cells
 
 
@@ -128,7 +121,7 @@ def _cells(record: Record, out_dir: Path, num_classes: int) -> list[np.ndarray]:
 
     def mask(folder: str) -> Callable[[], np.ndarray]:
         path = out_dir / folder / f"{record.name}.png"
-        return lambda: _coloured(image, read_mask(path, num_classes))
+        return lambda: paint_mask(image, read_mask(path, num_classes))
 
     columns: list[Callable[[], np.ndarray]] = [
         lambda: image / 255,
@@ -138,34 +131,16 @@ def _cells(record: Record, out_dir: Path, num_classes: int) -> list[np.ndarray]:
         mask("predictions"),
     ]
     if record.mask:
-        columns.append(lambda: _coloured(image, read_truth(record, num_classes)))
+        columns.append(lambda: paint_mask(image, read_truth(record, num_classes)))
     return [_cell(column) for column in columns]
-
-
-def _coloured(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Lay mask colours over the image; background keeps the image."""
-    colours = voc_palette()
-    colours[255] = 255
-    alpha = MASK_STRENGTH * (mask > 0)[..., None]
-    return (1 - alpha) * image / 255 + alpha * colours[mask] / 255
 
 
 def _cell(draw: Callable[[], np.ndarray]) -> np.ndarray:
     """Fit a picture into the cell; black where its file is missing."""
     try:
-        return _fit(draw())
+        return fit_cell(draw())
     except FileNotFoundError:
         return np.zeros((CELL + GAP, CELL + GAP, 3), np.uint8)
-
-
-def _fit(picture: np.ndarray) -> np.ndarray:
-    """Return a cell with an (H, W, 3) picture in [0, 1]."""
-    cell = np.zeros((CELL + GAP, CELL + GAP, 3), np.uint8)
-    scale = CELL / max(picture.shape[:2])
-    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    fitted = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    cell[: size[1], : size[0]] = np.round(255 * np.clip(fitted, 0, 1))
-    return cell
 
 
 if __name__ == "__main__":

@@ -18,6 +18,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datasets.record import BACKGROUND, IGNORE, Record
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MODE_NAMES = {  # of Pillow's modes; others go by their own name
+    "1": "1-bit grey",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "I": "16-bit grey",  # also Pillow's mode of 32 bit, which read_image refuses
+    "I;16": "16-bit grey",
+    "I;16B": "16-bit grey",
+    "P": "palette",
+    "RGBA": "RGB with transparency",
+}
 
 
 class Cam(NamedTuple):
@@ -51,6 +61,15 @@ def read_image(path: Path) -> np.ndarray:
         raise _damaged(path, "PNG, JPEG, BMP or TIFF", str(error)) from error
     pixels = _to_8_bit(pixels, path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+def read_mode(path: Path) -> str:
+    """Say how a picture that `read_image` reads stores its pixels; only its head is read."""
+    try:
+        with Image.open(path) as picture:
+            return MODE_NAMES.get(picture.mode, picture.mode)
+    except UnidentifiedImageError:
+        return "16-bit colour"  # what OpenCV reads in Pillow's stead
 
 
 def read_saliency(path: Path) -> np.ndarray:

@@ -1,0 +1,185 @@
+"""Open every image and mask of a data set: what they hold, and what is wrong with them."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.files import read_image, read_mode, read_truth
+from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.sources import Data
+
+STOPS_TRAINING = "stops training"
+STOPS_SCORING = "stops evaluation.py, not training"
+KINDS = {  # kind of problem: what comes of it
+    "unreadable image": STOPS_TRAINING,
+    "duplicate name": STOPS_TRAINING,
+    "identical images in different splits": "leakage, scores come out too high",
+    "identical images in one split": "trained on or scored more than once",
+    "unreadable mask": STOPS_SCORING,
+    "unknown mask value": STOPS_SCORING,
+    "mask of another size than its image": STOPS_SCORING,
+    "label without mask": "not scored, though other images of its split have masks",
+    "label without mask content": "label or mask is wrong",
+    "mask content without label": "label or mask is wrong",
+}
+SHOWN = 5  # names printed of many
+
+
+class Problem(NamedTuple):
+    """One thing wrong: a key of KINDS, and the files it concerns."""
+
+    kind: str
+    text: str
+
+
+class Facts(NamedTuple):
+    """What the files of one record hold.
+
+    Attributes:
+        record: the image.
+        split: the part it is in: fit, val, test, or train if in neither fit nor val.
+        size: (H, W), or None if the image cannot be read.
+        mode: how the file stores pixels, or None.
+        digest: hash of the decoded pixels, or None.
+        areas: share of the image that each class in its mask covers, or None without a mask
+            that can be scored.
+    """
+
+    record: Record
+    split: str
+    size: tuple[int, int] | None = None
+    mode: str | None = None
+    digest: str | None = None
+    areas: dict[int, float] | None = None
+
+
+def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
+    """Open every image and mask; return the facts of each image and all problems."""
+    places = _places(data.splits)
+    with_masks = {split for split, record in places if record.mask}
+    facts, problems = [], []
+    for split, record in tqdm(places, "checking", disable=None):
+        found, wrong = _check_record(record, split, data.class_names)
+        facts.append(found)
+        problems += wrong
+        if record.classes and not record.mask and split in with_masks:
+            problems.append(Problem("label without mask", _place(found)))
+    return facts, problems + _duplicate_names(facts) + _identical_images(facts)
+
+
+def _places(splits: Mapping[str, Sequence[Record]]) -> list[tuple[str, Record]]:
+    """Pair each record with its split; train stands for fit and val where they are made of it."""
+    places = [(s, record) for s, records in splits.items() if s != "train" for record in records]
+    divided = {record for split, record in places if split in ("fit", "val")}
+    return places + [("train", record) for record in splits["train"] if record not in divided]
+
+
+def _check_record(
+    record: Record, split: str, class_names: Sequence[str]
+) -> tuple[Facts, list[Problem]]:
+    try:
+        image = read_image(record.image)
+    except (ValueError, OSError) as error:
+        return Facts(record, split), [Problem("unreadable image", str(error))]
+    mode = read_mode(record.image)
+    if mode == "RGB" and (image == image[..., :1]).all():
+        mode = "grey stored as RGB"
+    size = image.shape[:2]
+    digest = hashlib.sha256(repr(size).encode() + image.tobytes()).hexdigest()
+    areas, problems = _check_mask(record, size, class_names) if record.mask else (None, [])
+    return Facts(record, split, size, mode, digest, areas), problems
+
+
+def _check_mask(
+    record: Record, size: tuple[int, int], class_names: Sequence[str]
+) -> tuple[dict[int, float] | None, list[Problem]]:
+    """Return the area of each class in a mask, None if it cannot be scored, and its problems."""
+    # The grey mask of a defect-free image names no class; the first one shows whether it is empty.
+    free_grey = record.mask_level is not None and not record.classes
+    shown = replace(record, classes=(0,)) if free_grey else record
+    try:
+        truth = read_truth(shown, num_classes=IGNORE - 1)  # with all values, to name the unknown
+    except (ValueError, OSError) as error:
+        return None, [Problem("unreadable mask", str(error))]
+    values, counts = np.unique(truth, return_counts=True)
+    shares = dict(zip(values.tolist(), (counts / truth.size).tolist(), strict=True))
+    areas = {v - 1: share for v, share in shares.items() if v not in (BACKGROUND, IGNORE)}
+    if free_grey:
+        surplus = [f"{100 * share:.3f} % of a defect-free image" for share in areas.values()]
+        areas = {}
+    else:
+        surplus = [c for k, c in enumerate(class_names) if k in areas and k not in record.classes]
+    unknown = [str(k + 1) for k in areas if k >= len(class_names)]
+    unseen = [class_names[k] for k in record.classes if k not in areas]
+    sizes = [] if truth.shape == size else [f"{_size(truth.shape)}, image {_size(size)}"]
+    expected = f"expected 0..{len(class_names)} and {IGNORE}, got "
+    found = (
+        ("unknown mask value", expected, unknown),
+        ("mask of another size than its image", "", sizes),
+        ("label without mask content", "", unseen),
+        ("mask content without label", "", surplus),
+    )
+    problems = [
+        Problem(kind, f"{record.mask}: {start}{', '.join(what[:SHOWN])}")
+        for kind, start, what in found
+        if what
+    ]
+    return (None if unknown or sizes else areas), problems
+
+
+def _duplicate_names(facts: Iterable[Facts]) -> list[Problem]:
+    by_name = defaultdict(list)
+    for found in facts:
+        by_name[found.record.name].append(found)
+    return [
+        Problem("duplicate name", f"{name}: {_places_of(group)}")
+        for name, group in by_name.items()
+        if len(group) > 1
+    ]
+
+
+def _identical_images(facts: Iterable[Facts]) -> list[Problem]:
+    """Find images of the same pixels, whatever their file format; one problem per group."""
+    by_digest = defaultdict(list)
+    for found in facts:
+        if found.digest:
+            by_digest[found.digest].append(found)
+    problems = []
+    for group in by_digest.values():
+        if len(group) > 1:
+            several = len({found.split for found in group}) > 1
+            where = "different splits" if several else "one split"
+            problems.append(Problem(f"identical images in {where}", _places_of(group)))
+    return problems
+
+
+def _places_of(group: Sequence[Facts]) -> str:
+    more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
+    return " = ".join(_place(found) for found in group[:SHOWN]) + more
+
+
+def _place(found: Facts) -> str:
+    return f"{found.record.image} ({found.split})"
+
+
+def _size(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
+
+
+def area_quantiles(facts: Iterable[Facts], k: int) -> tuple[int, list[float]]:
+    """Return how many masks show class k, and minimum, quartiles and maximum of its area there."""
+    areas = [found.areas[k] for found in facts if found.areas and k in found.areas]
+    shares = np.quantile(areas, (0, 0.25, 0.5, 0.75, 1)).tolist() if areas else []
+    return len(areas), shares
+
+
+def count_labels(records: Sequence[Record], num_classes: int) -> tuple[list[int], int, int]:
+    """Return the images of each class, those of several classes and the defect-free ones."""
+    counts = Counter(k for record in records for k in record.classes)
+    several = sum(len(record.classes) > 1 for record in records)
+    return [counts[k] for k in range(num_classes)], several, sum(not r.classes for r in records)

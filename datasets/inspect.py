@@ -1,0 +1,151 @@
+"""Look at a data set before training on it: what it holds, and what is wrong with it.
+
+Opens every image and mask. Prints counts, sizes, picture modes, mask areas and the first five
+problems of each kind with their number, and draws five images with their masks: OUT/inspect.png.
+The exit code is 1 if training would fail.
+"""
+
+import sys
+
+if not __package__:  # run as a file, this folder would hide the standard library's inspect
+    sys.exit("error: run it from the repository root as python -m datasets.inspect")
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from configs.command_line import load_run, run_stage, stage_parser
+from datasets.checks import (
+    KINDS,
+    SHOWN,
+    STOPS_TRAINING,
+    Facts,
+    Problem,
+    area_quantiles,
+    check_data,
+    count_labels,
+)
+from datasets.files import read_image, read_truth, write_image
+from datasets.pictures import colour_legend, fit_cell, paint_mask
+from datasets.sources import Data, read_data
+
+NUM_EXAMPLES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Inspect the data set of a config."""
+    config, out_dir = load_run(stage_parser(__doc__).parse_args(argv))
+    data = read_data(config.data, out_dir / "labels.csv")
+    data.split(config.data.eval_split)  # refuses one that is not there, as the stages do
+    facts, problems = check_data(data)
+
+    print(f"{config.data.source}, {config.data.root}\n")
+    print(f"{_counts(data)}\nfit is trained on, val is held out\n")
+    print(f"{_sizes(facts)}\n{_modes(facts)}\n")
+    print(f"{_areas(facts, data.class_names)}\n")
+    examples = choose_examples(facts)
+    if examples:
+        _draw(out_dir / "inspect.png", examples, data.class_names)
+    print(f"\n{_problem_list(problems)}")
+    fatal = [problem for problem in problems if KINDS[problem.kind] == STOPS_TRAINING]
+    if fatal:
+        raise ValueError(
+            f"{config.data.root}: expected data to train on, got {len(fatal)} problems that stop "
+            "training. Replace or remove the files named above."
+        )
+
+
+def _counts(data: Data) -> str:
+    rows = [("split", "images", *data.class_names, "several classes", "defect-free")]
+    for split, records in data.splits.items():
+        classes, *special = count_labels(records, len(data.class_names))
+        shares = [f"{n} ({100 * n / max(1, len(records)):.1f} %)" for n in special]
+        rows.append((split, str(len(records)), *map(str, classes), *shares))
+    return _table(rows)
+
+
+def _sizes(facts: Iterable[Facts]) -> str:
+    sizes = Counter(found.size for found in facts if found.size)
+    shown = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(SHOWN))
+    if len(sizes) > SHOWN:
+        heights, widths = zip(*sizes, strict=True)
+        shown += f", ... {len(sizes)} different, heights {min(heights)} to {max(heights)}, "
+        shown += f"widths {min(widths)} to {max(widths)}"
+    return f"sizes, H x W: {shown}"
+
+
+def _modes(facts: Iterable[Facts]) -> str:
+    modes = Counter(found.mode for found in facts if found.mode)
+    return "picture modes: " + ", ".join(f"{mode} ({n})" for mode, n in modes.most_common())
+
+
+def _areas(facts: Sequence[Facts], class_names: Sequence[str]) -> str:
+    if all(found.areas is None for found in facts):
+        return "no usable masks"
+    rows = [("area in %", "masks", "min", "25 %", "median", "75 %", "max")]
+    for k, class_name in enumerate(class_names):
+        count, shares = area_quantiles(facts, k)
+        rows.append((class_name, str(count), *(f"{100 * share:.3f}" for share in shares)))
+    return _table(rows)
+
+
+def choose_examples(facts: Iterable[Facts]) -> list[Facts]:
+    """Choose readable images: of each label in turn, frequent ones first, defect-free last."""
+    by_label: dict[tuple[int, ...], list[Facts]] = {}
+    for found in facts:
+        if found.size:
+            by_label.setdefault(found.record.classes, []).append(found)
+    groups = sorted(by_label.values(), key=lambda g: (not g[0].record.classes, -len(g)))
+    for group in groups:
+        random.Random(0).shuffle(group)
+        group.sort(key=lambda found: found.areas is None)  # those with masks first
+    turns = chain.from_iterable(zip_longest(*groups))
+    return [found for found in turns if found][:NUM_EXAMPLES]
+
+
+def _draw(path: Path, examples: Sequence[Facts], class_names: Sequence[str]) -> None:
+    """Write the examples side by side, images above, with the colours of their masks below."""
+    columns = []
+    for found in examples:
+        image = read_image(found.record.image)
+        painted = image / 255
+        if found.areas is not None:
+            painted = paint_mask(image, read_truth(found.record, len(class_names)))
+        columns.append(np.concatenate([fit_cell(image / 255), fit_cell(painted)]))
+    write_image(path, np.concatenate(columns, axis=1))
+    print(f"wrote {path}: images above, with their masks below")
+    for found in examples:
+        label = ", ".join(class_names[k] for k in found.record.classes) or "defect-free"
+        print(f"  {found.record.name}: {label}")
+    print(colour_legend(class_names))
+
+
+def _problem_list(problems: Sequence[Problem]) -> str:
+    lines = []
+    for kind, consequence in KINDS.items():
+        texts = [problem.text for problem in problems if problem.kind == kind]
+        if texts:
+            lines.append(f"{kind}: {len(texts)} ({consequence})")
+            lines += [f"  {text}" for text in texts[:SHOWN]]
+            lines += [f"  ... and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return "\n".join(lines) or "no problems found"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Align columns, the first to the left and the others to the right."""
+    columns = zip_longest(*rows, fillvalue="-")
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False)]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,323 @@
+import csv
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets.inspect
+from configs.command_line import run_stage
+from datasets.checks import Facts, area_quantiles, check_data, count_labels
+from datasets.files import read_image, read_mode, write_image, write_mask
+from datasets.inspect import choose_examples
+from datasets.pictures import CELL, GAP, colour_legend, fit_cell, paint_mask
+from datasets.record import Record
+from datasets.sources import Data
+
+ROOT = Path(__file__).parent.parent
+SIZE = (37, 50)
+CLASSES = ("inclusion", "patches", "scratches")
+FOLDERS = {"train": "training", "test": "test"}
+
+
+class Miniature:
+    """Data of the NEU-Seg layout with labels.csv in the run folder, so that labels may be wrong."""
+
+    def __init__(self, root: Path):
+        self.root, self.out = root / "data", root / "run"
+        self.labels = []
+        self.random = np.random.default_rng(0)
+        for split in FOLDERS:
+            for i in range(4):
+                self.add(split, f"good_{i}", *[()] * (i == 3) or [(i,)])
+        self.add("train", "two", (0, 2))
+
+    def add(self, split: str, stem: str, label: tuple[int, ...]) -> None:
+        image = self.random.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+        write_image(self.image(split, stem), image)
+        mask = np.zeros(SIZE, np.uint8)
+        mask[0, : len(label)] = [k + 1 for k in label]
+        mask[1] = 255
+        write_mask(self.mask(split, stem), mask)
+        name = stem + "t" * (split == "test")
+        self.labels.append((name, "|".join(CLASSES[k] for k in label)))
+
+    def image(self, split: str, stem: str) -> Path:
+        return self.root / f"images/{FOLDERS[split]}/{stem}.png"
+
+    def mask(self, split: str, stem: str) -> Path:
+        return self.root / f"annotations/{FOLDERS[split]}/{stem}.png"
+
+    def arguments(self, *settings: str) -> list[str]:
+        self.out.mkdir(exist_ok=True)
+        with (self.out / "labels.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("name", "classes"), *self.labels])
+        source = ("data.source=neu_seg", f"data.root={self.root}")
+        return ["--out", str(self.out), "--set", *source, *settings]
+
+
+@pytest.fixture
+def miniature(tmp_path: Path) -> Miniature:
+    return Miniature(tmp_path)
+
+
+def stop_line(arguments: list[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(lambda _: datasets.inspect.main(arguments))
+    line = stopped.value.code
+    assert isinstance(line, str) and "\n" not in line  # printed to stderr; the exit code is 1
+    return line
+
+
+def listed(printed: str) -> dict[str, tuple[int, list[str]]]:
+    """Return {kind of problem: (total, lines below it)}."""
+    found = {}
+    for line in printed.split("RGB of the classes")[1].splitlines()[2:]:
+        if heading := re.fullmatch(r"(\w.*): (\d+) \(.*\)", line):
+            lines = []
+            found[heading[1]] = (int(heading[2]), lines)
+        else:
+            lines.append(line.strip())
+    return found
+
+
+def test_sound_data_is_counted_and_drawn(miniature, capsys):
+    datasets.inspect.main(miniature.arguments())
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line}
+    # 5 training images: one of each class, one free, and one with inclusion and scratches.
+    assert rows["train"] == ["train", "5", "2", "1", "2", "1", "(20.0", "%)", "1", "(20.0", "%)"]
+    assert rows["test"] == ["test", "4", "1", "1", "1", "0", "(0.0", "%)", "1", "(25.0", "%)"]
+    assert "sizes, H x W: 37 x 50 (9)" in printed
+    assert "picture modes: RGB (9)" in printed
+    # One pixel of 37 * 50 is 0.054 %.
+    assert rows["inclusion"] == ["inclusion", "3", *["0.054"] * 5]
+    assert rows["patches"] == ["patches", "2", *["0.054"] * 5]
+    assert f"wrote {miniature.out / 'inspect.png'}" in printed
+    assert read_image(miniature.out / "inspect.png").shape == (
+        2 * (CELL + GAP),
+        5 * (CELL + GAP),
+        3,
+    )
+    assert printed.endswith("no problems found\n")
+
+
+def test_every_planted_fault_is_found(miniature, capsys):
+    test_image = miniature.image("test", "good_0")
+    picture = Image.open(test_image)
+    picture.save(miniature.image("train", "copy").with_suffix(".bmp"))  # same pixels, other format
+    miniature.labels.append(("copy", "inclusion"))
+    for stem in ("twin_a", "twin_b", "broken", "cut", "no_mask", "bad_mask", "small", "empty"):
+        miniature.add("test", stem, (1,))
+    miniature.image("test", "twin_b").write_bytes(miniature.image("test", "twin_a").read_bytes())
+    miniature.image("test", "broken").write_bytes(b"no picture")
+    cut = miniature.image("test", "cut")
+    cut.write_bytes(cut.read_bytes()[:900])
+    miniature.mask("test", "no_mask").unlink()
+    miniature.mask("test", "bad_mask").write_bytes(b"")
+    write_mask(miniature.mask("test", "small"), np.full((20, 30), 2, np.uint8))
+    write_mask(miniature.mask("test", "empty"), np.full(SIZE, 255, np.uint8))
+    for i in range(7):
+        miniature.add("test", f"odd_{i}", (1,))
+        mask = np.full(SIZE, 2, np.uint8)
+        mask[3, 3] = 4 + i
+        write_mask(miniature.mask("test", f"odd_{i}"), mask)
+    miniature.add("test", "more", ())
+    write_mask(miniature.mask("test", "more"), np.full(SIZE, 3, np.uint8))
+
+    line = stop_line(miniature.arguments())
+    found = listed(capsys.readouterr().out)
+
+    assert "expected data to train on, got 2 problems that stop training" in line
+    assert {kind: total for kind, (total, _) in found.items()} == {
+        "unreadable image": 2,
+        "identical images in different splits": 1,
+        "identical images in one split": 1,
+        "unreadable mask": 1,
+        "unknown mask value": 7,
+        "mask of another size than its image": 1,
+        "label without mask": 2,  # the copy has none either
+        "label without mask content": 1,
+        "mask content without label": 1,
+    }
+    expected = {
+        "unreadable image": "broken.png: expected PNG, JPEG, BMP or TIFF, got",
+        "identical images in different splits": r"copy.bmp \((fit|val)\) = .*good_0.png \(test\)",
+        "identical images in one split": r"twin_a.png \(test\) = .*twin_b.png \(test\)",
+        "unreadable mask": "bad_mask.png: expected a grey or palette picture, got",
+        "unknown mask value": r"odd_0.png: expected 0..3 and 255, got 4",
+        "mask of another size than its image": "small.png: 20 x 30, image 37 x 50",
+        "label without mask": r"no_mask.png \(test\)",
+        "label without mask content": "empty.png: patches",
+        "mask content without label": "more.png: scratches",
+    }
+    for kind, pattern in expected.items():
+        assert re.search(pattern, "\n".join(found[kind][1])), kind
+    odd = found["unknown mask value"][1]
+    assert len(odd) == 6 and odd[-1] == "... and 2 more"
+
+
+def test_faults_of_masks_alone_leave_the_exit_code_0(miniature, capsys):
+    write_mask(miniature.mask("train", "two"), np.full((9, 9), 7, np.uint8))
+    datasets.inspect.main(miniature.arguments())
+    found = listed(capsys.readouterr().out)
+    assert set(found) == {
+        "unknown mask value",
+        "mask of another size than its image",
+        "label without mask content",
+    }
+
+
+def test_what_read_data_refuses_is_one_line_and_exit_code_1(miniature):
+    image = miniature.image("train", "two")
+    image.with_suffix(".jpg").write_bytes(image.read_bytes())
+    assert "two.png: expected unique names, got another two" in stop_line(miniature.arguments())
+    assert "expected the folder of the neu_seg" in stop_line(miniature.arguments("data.root=none"))
+
+
+def test_split_to_evaluate_must_be_there(miniature):
+    for path in miniature.image("test", "any").parent.iterdir():
+        path.unlink()
+    miniature.image("test", "any").parent.rmdir()
+    assert "split 'test': expected one of train, fit, val" in stop_line(miniature.arguments())
+    datasets.inspect.main(miniature.arguments("data.eval_split=val"))
+
+
+def test_data_without_masks_is_drawn_as_it_is(miniature, capsys):
+    for path in miniature.root.glob("annotations/*/*"):
+        path.unlink()
+    datasets.inspect.main(miniature.arguments())
+    printed = capsys.readouterr().out
+    assert "\nno usable masks\n" in printed and "no problems found" in printed
+    sheet = read_image(miniature.out / "inspect.png")
+    np.testing.assert_array_equal(sheet[: CELL + GAP], sheet[CELL + GAP :])
+
+
+def records_of(folder: Path, *names: str) -> tuple[Record, ...]:
+    random = np.random.default_rng(len(names))
+    for name in names:
+        write_image(folder / f"{name}.png", random.integers(0, 255, (*SIZE, 3), dtype=np.uint8))
+    return tuple(Record(name, folder / f"{name}.png", (0,)) for name in names)
+
+
+def test_one_name_in_two_splits_is_found(tmp_path):
+    a, b, c = records_of(tmp_path / "x", "a", "b", "c")
+    other = records_of(tmp_path / "y", "a")
+    splits = {"train": (a, b, c), "fit": (a, b), "val": (c,), "test": other}
+    facts, problems = check_data(Data(("hole",), splits))
+    assert sorted(found.split for found in facts) == ["fit", "fit", "test", "val"]
+    expected = f"a: {a.image} (fit) = {other[0].image} (test)"
+    assert problems == [("duplicate name", expected)]
+
+
+def test_one_record_in_two_splits_is_found(tmp_path):
+    a, b, c = records_of(tmp_path, "a", "b", "c")
+    splits = {"train": (a, b, c), "fit": (a,), "val": (b,), "test": (a,)}
+    facts, problems = check_data(Data(("hole",), splits))
+    assert [found.split for found in facts] == ["fit", "val", "test", "train"]
+    kinds = [problem.kind for problem in problems]
+    assert kinds == ["duplicate name", "identical images in different splits"]
+
+
+def test_large_group_of_copies_is_one_problem_that_names_five(tmp_path):
+    records = records_of(tmp_path, *"abcdefgh")
+    for record in records:
+        write_image(record.image, np.full((4, 5, 3), 7, np.uint8))
+    facts, problems = check_data(Data(("hole",), {"train": records}))
+    assert {found.mode for found in facts} == {"grey stored as RGB"}
+    assert len(problems) == 1
+    assert problems[0].text.count(" = ") == 4 and problems[0].text.endswith(" and 3 more")
+
+
+def test_pictures_of_equal_pixels_but_other_shape_differ(tmp_path):
+    a, b = records_of(tmp_path, "a", "b")
+    write_image(a.image, np.full((4, 6, 3), 7, np.uint8))
+    write_image(b.image, np.full((6, 4, 3), 7, np.uint8))
+    assert check_data(Data(("hole",), {"train": (a, b)}))[1] == []
+
+
+def test_grey_mask_of_a_defect_free_image_must_be_empty(tmp_path):
+    write_image(tmp_path / "free.jpg", np.full(SIZE, 90, np.uint8))
+    mask = np.zeros(SIZE, np.uint8)
+    mask[0, :10] = 200
+    write_image(tmp_path / "free.png", mask)
+    free = Record("free", tmp_path / "free.jpg", (), mask=tmp_path / "free.png", mask_level=128)
+    facts, problems = check_data(Data(("hole",), {"train": (free,)}))
+    # 10 of 37 * 50 pixels.
+    expected = f"{free.mask}: 0.541 % of a defect-free image"
+    assert problems == [("mask content without label", expected)]
+    assert facts[0].areas == {} and facts[0].mode == "grey"
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("L", "grey"),
+        ("RGB", "RGB"),
+        ("P", "palette"),
+        ("I;16", "16-bit grey"),
+        ("1", "1-bit grey"),
+        ("RGBA", "RGB with transparency"),
+    ],
+)
+def test_picture_mode_is_named(tmp_path, mode, expected):
+    Image.new(mode, (5, 4)).save(tmp_path / "a.png")
+    assert read_mode(tmp_path / "a.png") == expected
+
+
+def test_counts_and_quantiles_match_a_hand_calculation():
+    def found(*classes: int, **areas: float) -> Facts:
+        record = Record("a", Path("a.png"), classes)
+        return Facts(record, "train", areas={int(k[1:]): share for k, share in areas.items()})
+
+    facts = [found(0, k0=0.1), found(0, 1, k0=0.2, k1=0.5), found(0, k0=0.4), found()]
+    assert count_labels([f.record for f in facts], 3) == ([3, 1, 0], 1, 1)
+    count, shares = area_quantiles(facts, 0)
+    # 0.1, 0.2, 0.4: quartiles lie half-way between neighbours.
+    assert count == 3 and shares == pytest.approx([0.1, 0.15, 0.2, 0.3, 0.4])
+    assert area_quantiles(facts, 2) == (0, [])
+
+
+def test_examples_show_every_label_and_leave_defect_free_to_the_end():
+    labels = [(), (), (), (0,), (0,), (1,), (0, 1)]
+    facts = [Facts(Record(str(i), Path("a"), c), "train", SIZE) for i, c in enumerate(labels)]
+    facts.append(Facts(Record("unreadable", Path("a"), (2,)), "train"))
+    chosen = [found.record.classes for found in choose_examples(facts)]
+    assert chosen == [(0,), (1,), (0, 1), (), (0,)]
+
+
+def test_cell_keeps_the_aspect_and_paint_the_background():
+    image = np.full((20, 80, 3), 100, np.uint8)
+    mask = np.zeros((20, 80), np.uint8)
+    mask[:, 40:] = 2
+    mask[:, 79] = 255
+    painted = paint_mask(image, mask)
+    # 0.4 of the image and 0.6 of green (0, 128, 0) or white.
+    assert painted[0, 0] * 255 == pytest.approx([100, 100, 100])
+    assert painted[0, 40] * 255 == pytest.approx([40, 116.8, 40])
+    assert painted[0, 79] * 255 == pytest.approx([193, 193, 193])
+    cell = fit_cell(painted)
+    assert cell.shape == (CELL + GAP, CELL + GAP, 3)
+    assert cell[:40, :160].all() and not cell[40:].any() and not cell[:, 160:].any()
+    assert fit_cell(np.ones((2, 4000, 3)))[0, 0].tolist() == [255, 255, 255]
+    assert colour_legend(CLASSES[:2]) == (
+        "RGB of the classes: inclusion (128, 0, 0), patches (0, 128, 0)"
+    )
+
+
+def test_module_does_not_hide_the_inspect_of_the_standard_library(miniature):
+    assert Path(inspect.__file__).parent != ROOT / "datasets"
+    miniature.image("test", "good_0").write_bytes(b"no picture")
+    call = [sys.executable, "-m", "datasets.inspect", *miniature.arguments()]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "unreadable image: 1 (stops training)" in done.stdout
+    direct = [sys.executable, str(ROOT / "datasets/inspect.py")]
+    done = subprocess.run(direct, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == ("error: run it from the repository root as python -m datasets.inspect\n")

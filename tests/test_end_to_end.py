@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import evaluation
 import make_cams
@@ -147,6 +148,21 @@ def test_table_and_sheet_show_the_run(finished, capsys):
     assert "columns: image, contrast, feature, normal, variation, fuse, run, truth" in out
     sheet = read_image(finished / "run/saliency_sheet_train.png")
     assert sheet.shape == tuple(n * (make_sheet.CELL + make_sheet.GAP) for n in (2, 8)) + (3,)
+
+
+@pytest.mark.parametrize("generator", ["contrast", "feature", "normal", "variation", "fuse"])
+def test_every_generator_beats_chance_on_the_sample(finished, tmp_path, generator):
+    small = ["data.sample_train=60", f"data.root={finished}/sixty", "refinement.rounds=0"]
+    small += ["saliency.backbone=resnet18", "saliency.weights=none", "saliency.block=2"]
+    small += ["saliency.affinity_block=0", "saliency.image_size=160", "saliency.coreset=500"]
+    small += ['saliency.fuse=["normal", "contrast"]', "saliency.fuse_rule=first"]
+    settings = ["--set", *small, f"saliency.generator={generator}"]
+    command = ["--config", "configs/sample.toml", "--out", str(tmp_path), "--split", "train"]
+    torch.manual_seed(0)
+    make_saliency.main([*command, "--device", "cpu", *settings])
+    evaluation.main([*command, "--kind", "saliency", *settings])
+    row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
+    assert row["auroc"] > 60
 
 
 def test_refinement_adds_five_points_of_iou_on_the_sample(tmp_path):

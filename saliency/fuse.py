@@ -45,8 +45,9 @@ def prepare(
         if chosen and record.classes:
             alone = [(chosen[k], replace(record, classes=(k,))) for k in record.classes]
             return combine([parts[part].make_map(one, image) for part, one in alone], "max")
-        rule = "max" if chosen else settings.fuse_rule
-        return combine([part.make_map(record, image) for part in parts], rule)
+        if chosen:  # no label: whatever a part that serves some class finds
+            return combine([parts[p].make_map(record, image) for p in sorted(set(chosen))], "max")
+        return combine([part.make_map(record, image) for part in parts], settings.fuse_rule)
 
     return Prepared(make_map, facts, tuple(lines), problems)
 

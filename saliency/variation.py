@@ -37,7 +37,6 @@ from saliency.surfaces import encode_surfaces, spread
 MAX_IMAGES = 200  # per class that its direction is learnt from
 MIN_IMAGES = 5  # a class with fewer gets empty maps
 NUM_WITNESSES = 5_000  # defect-free patches that distances are measured to
-PRESENT_QUANTILE = 0.99  # of defect-free images: an unlabelled one must score higher to have a map
 GRAIN_REST = 0.9  # pure noise leaves about 1 - 1.5 / (patches along the grain)
 RIDGE = 0.1  # of the mean variance, added to the defect-free covariance
 SEED = 0
@@ -55,8 +54,8 @@ class Direction(NamedTuple):
         low: projection that becomes 0, the median of defect-free images.
         level: projection that becomes 0.5.
         share: estimated share of defect in the area of the class' images.
-        presence: mean of an image's `share` highest projections that hardly any defect-free
-            image exceeds.
+        presence: the mean of an image's `share` highest projections that no held-out defect-free
+            image exceeds; an image without a label needs more to have a map.
     """
 
     vector: np.ndarray
@@ -78,20 +77,20 @@ def prepare(
     encode = load_encoder(*backbone, (settings.block,), device)
     surfaces, problems = encode_surfaces(encode, data, settings.memory_images, "variation")
     grain = choose_grain(surfaces.values()) if settings.grain == "auto" else settings.grain
-    named = list(surfaces)
+    seen = list(surfaces)
     witnesses = _draw(list(surfaces.values()), NUM_WITNESSES)
     surfaces = {name: relative(features, grain) for name, features in surfaces.items()}
     # One half says how defect-free images vary, the other what is a high projection.
-    spread_of = covariance([surfaces[name] for name in named[::2]])
-    held_out = [surfaces[name] for name in named[1::2]]
+    normal_spread = covariance([surfaces[name] for name in seen[::2]])
+    held_out = [surfaces[name] for name in seen[1::2]]
     directions: dict[int, Direction] = {}
-    lines = [f"variation: grain {grain}, {len(named)} defect-free images"]
+    lines = [f"variation: grain {grain}, {len(seen)} defect-free images"]
     for k, class_name in enumerate(data.class_names):
         own, distances = _encode_class(encode, data, k, grain, witnesses, problems)
         if len(own) < MIN_IMAGES:
             lines.append(f"{class_name}: {len(own)} images carry it alone, too few; empty maps")
             continue
-        vector = most_varying(covariance(own), spread_of)
+        vector = most_varying(covariance(own), normal_spread)
         vector *= agreement_sign([features @ vector for features in own], distances)
         directions[k] = measure(vector, own, held_out)
         lines.append(
@@ -113,7 +112,7 @@ def prepare(
         data.class_names[k]: {"level": d.level, "share": d.share, "presence": d.presence}
         for k, d in directions.items()
     }
-    facts = {"variation": {"grain": grain, **learnt}, "seen_defect_free": named}
+    facts = {"variation": {"grain": grain, **learnt}, "seen_defect_free": seen}
     return Prepared(make_map, facts, tuple(lines), problems)
 
 
@@ -188,8 +187,7 @@ def measure(
     background = [features @ vector for features in surfaces]
     normal = np.concatenate([p.ravel() for p in background])
     level, share = mixture_level(np.concatenate([p.ravel() for p in projections]), normal)
-    scores = [_score(projection, share) for projection in background]
-    presence = float(np.quantile(scores, PRESENT_QUANTILE))
+    presence = max(_score(projection, share) for projection in background)
     return Direction(vector, float(np.median(normal)), level, share, presence)
 
 

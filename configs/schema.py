@@ -32,6 +32,11 @@ def _check_size(key: str, size: tuple[int, int]) -> None:
     _check(min(size) >= 16, key, "[height, width] of at least 16 pixels each", list(size))
 
 
+def _check_tiles(section: str, tile: int, overlap: float) -> None:
+    _check(tile == 0 or tile >= 32, f"{section}.tile", "0 (off) or 32 or more pixels", tile)
+    _check(0 <= overlap <= 0.5, f"{section}.tile_overlap", "a number in [0, 0.5]", overlap)
+
+
 SOURCES = ("sample", "neu_seg", "mtd")
 SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
@@ -276,6 +281,10 @@ class CamConfig:
     batch_size: int = 16
     checkpoint: str = "last"  # last or best (lowest validation loss)
     label_threshold: float = 0.5  # image score from which a class counts as predicted
+    # Side in pixels of the native image of square tiles, each brought to train.image_size; best
+    # equal to train.crop. 0 = off: the whole image is resized.
+    tile: int = 0
+    tile_overlap: float = 0.25  # neighbours share at least this part of their side
 
     def __post_init__(self) -> None:
         for cam_type in self.types:
@@ -290,6 +299,7 @@ class CamConfig:
         _check_positive("cam", self, "batch_size")
         _check_choice("cam.checkpoint", self.checkpoint, ("last", "best"))
         _check_share("cam.label_threshold", self.label_threshold)
+        _check_tiles("cam", self.tile, self.tile_overlap)
 
 
 @dataclass(frozen=True)
@@ -331,12 +341,17 @@ class SegmentationConfig:
     amp: str = "auto"
     seed: int = 0
     checkpoint: str = "best"  # best on the validation part's pseudo labels, or last
+    # Side in pixels of the native image of square tiles that predictions are made of, each
+    # brought to image_size. 0 = off: the whole image is resized.
+    tile: int = 0
+    tile_overlap: float = 0.25  # neighbours share at least this part of their side
 
     def __post_init__(self) -> None:
         _check_choice("segmentation.network", self.network, ("deeplabv3plus",))
         _check_choice("segmentation.amp", self.amp, AMP_MODES)
         _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))
         _check_size("segmentation.image_size", self.image_size)
+        _check_tiles("segmentation", self.tile, self.tile_overlap)
         _check_positive("segmentation", self, "epochs", "batch_size", "lr")
         zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "jitter", "seed")
         _check_not_negative("segmentation", self, *zero_is_off)

@@ -196,6 +196,10 @@ class TrainConfig:
     num_heads: int = 0  # 0 = the backbone's own; the released code ran 8 on 6-head weights
     frozen_blocks: int = 0  # the patch embedding and this many first blocks keep their weights
     image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
+    # Side in pixels of random crops of the native image, each brought to image_size. Saliency
+    # decides whether a crop keeps the labels of its image (datasets.crops). 0 = off: whole images.
+    crop: int = 0
+    crop_support: float = 0.002  # share of a crop that must be salient to keep the labels
     epochs: int = 80
     max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
     batch_size: int = 16
@@ -223,6 +227,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_size("train.image_size", self.image_size)
+        crop_fits = self.crop == 0 or self.crop >= 32
+        _check(crop_fits, "train.crop", "0 (off) or 32 or more pixels", self.crop)
+        support_fits = 0 < self.crop_support <= 1
+        _check(support_fits, "train.crop_support", "a number in (0, 1]", self.crop_support)
         _check_choice("train.amp", self.amp, AMP_MODES)
         positive = ("epochs", "batch_size", "accumulate", "lr", "head_lr_scale")
         positive += ("attention_layers", "projection_width", "eval_every")

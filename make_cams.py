@@ -231,7 +231,10 @@ def _native_cam(maps: Sequence[Tensor], tiles: Sequence[Tile], size: tuple[int, 
         (tile, resize_and_sum([of_scale[t] for of_scale in maps], tile.size))
         for t, tile in enumerate(tiles)
     )
-    return min_max(blend(of_tiles, size)).cpu().numpy()
+    cam = blend(of_tiles, size)
+    for of_class in cam:  # one at a time: min_max makes several copies
+        of_class.copy_(min_max(of_class))
+    return cam.cpu().numpy()
 
 
 def _transforms(

@@ -1,4 +1,4 @@
-"""Crops of a labelled image whose label is still true.
+"""Random crops of large images, and when a crop keeps the image-level labels.
 
 Saliency maps know where a defect may be, but not its class. A pixel is salient from 0.5 on. A crop
 of an image with labels
@@ -8,18 +8,24 @@ of an image with labels
   it holds at least 90 % of the image's salient pixels, as they might belong to any class;
 - is not taken otherwise: nobody can tell its label.
 
-Half of the crops are aimed at a salient pixel, since a small defect is seldom hit by chance. After
-ten draws the whole image is taken, whose labels are certain; so too where nothing is salient in an
-image with labels, for then the map has missed the defect and says nothing about any crop.
+After ten draws the whole image is taken, whose labels are certain; so too where nothing is salient
+in an image with labels, for then the map has missed the defect and says nothing about any crop.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 SALIENT = 0.5
 FAINT = 0.25  # lower values are background for certain
 MOST = 0.9  # of the salient pixels, for several labels
-AIMED = 0.5  # share of the crops that are placed around a salient pixel
+AIMED = 0.5  # share of the crops around a pixel worth seeing: chance seldom hits a small defect
 ATTEMPTS = 10
+
+
+def crop_generator(seed: int, *place: int) -> np.random.Generator:
+    """Return the random numbers of one crop, by seed and place (epoch, index) alone."""
+    return np.random.default_rng([seed, *place, 1])  # 1: not those of transform_together
 
 
 def draw_crop(
@@ -45,19 +51,18 @@ def draw_crop(
     if max(saliency.shape) <= side:
         return whole, True
     if not num_labels:
-        return _place(saliency.shape, side, generator), True
+        return place_crop(saliency.shape, side, generator), True
     salient = saliency >= SALIENT
-    places = np.flatnonzero(salient)
-    if not len(places):
+    targets = np.flatnonzero(salient)
+    if not len(targets):
         return whole, True
-    aimed = generator.random() < AIMED
+    # Aimed or not for all draws: else an image whose labels no crop can keep would nearly always
+    # end with an empty crop.
+    aimed_at = aim(targets, generator)
     for _ in range(ATTEMPTS):
-        target = None
-        if aimed:
-            target = np.unravel_index(generator.choice(places), saliency.shape)
-        crop = _place(saliency.shape, side, generator, target)
+        crop = place_crop(saliency.shape, side, generator, aimed_at)
         found = salient[crop]
-        held = found.sum() / len(places)
+        held = found.sum() / len(targets)
         if found.mean() >= support and (num_labels == 1 or held >= MOST):
             return crop, True
         if saliency[crop].max() < FAINT:
@@ -65,13 +70,26 @@ def draw_crop(
     return whole, True
 
 
-def _place(
+def aim(targets: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return all targets for half of the crops and none for the others."""
+    return targets if generator.random() < AIMED else targets[:0]
+
+
+def place_crop(
     size: tuple[int, int],
     side: int,
     generator: np.random.Generator,
-    target: tuple[int, int] | None = None,
+    targets: Sequence[int] = (),
 ) -> tuple[slice, slice]:
-    """Return a random square inside the image, around the pixel `target` if one is given."""
+    """Return rows and columns of a random square, cut to the image where that is smaller.
+
+    Args:
+        size: (H, W) of the image.
+        side: height and width of the crop in pixels.
+        generator: of the draw.
+        targets: flat indices of pixels; the crop holds one of them. Without any it is anywhere.
+    """
+    target = np.unravel_index(generator.choice(targets), size) if len(targets) else None
     crop = []
     for axis, length in enumerate(size):
         span = min(side, length)

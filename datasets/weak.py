@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from datasets.crops import draw_crop
+from datasets.crops import crop_generator, draw_crop
 from datasets.files import read_image, read_saliency
 from datasets.record import Record, label_vector
 from datasets.transforms import transform_together
-
-CROP_DRAW = 1  # tells the draw of the crop from that of the transform
 
 
 class WeakSample(TypedDict):
@@ -93,7 +91,7 @@ class WeakDataset(Dataset):
             )
         label = torch.tensor(label_vector(record, self.num_classes))
         if self.crop:
-            generator = np.random.default_rng([self.seed, self.epoch, index, CROP_DRAW])
+            generator = crop_generator(self.seed, self.epoch, index)
             crop, keeps_label = draw_crop(
                 saliency, len(record.classes), self.crop, self.crop_support, generator
             )

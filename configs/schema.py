@@ -32,8 +32,12 @@ def _check_size(key: str, size: tuple[int, int]) -> None:
     _check(min(size) >= 16, key, "[height, width] of at least 16 pixels each", list(size))
 
 
+def _check_part(key: str, side: int) -> None:
+    _check(side == 0 or side >= 32, key, "0 (off) or 32 or more pixels", side)
+
+
 def _check_tiles(section: str, tile: int, overlap: float) -> None:
-    _check(tile == 0 or tile >= 32, f"{section}.tile", "0 (off) or 32 or more pixels", tile)
+    _check_part(f"{section}.tile", tile)
     _check(0 <= overlap <= 0.5, f"{section}.tile_overlap", "a number in [0, 0.5]", overlap)
 
 
@@ -227,8 +231,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_size("train.image_size", self.image_size)
-        crop_fits = self.crop == 0 or self.crop >= 32
-        _check(crop_fits, "train.crop", "0 (off) or 32 or more pixels", self.crop)
+        _check_part("train.crop", self.crop)
         support_fits = 0 < self.crop_support <= 1
         _check(support_fits, "train.crop_support", "a number in (0, 1]", self.crop_support)
         _check_choice("train.amp", self.amp, AMP_MODES)
@@ -349,8 +352,10 @@ class SegmentationConfig:
     amp: str = "auto"
     seed: int = 0
     checkpoint: str = "best"  # best on the validation part's pseudo labels, or last
-    # Side in pixels of the native image of square tiles that predictions are made of, each
-    # brought to image_size. 0 = off: the whole image is resized.
+    # Sides in pixels of the native image of random crops that it is trained on, and of square
+    # tiles that predictions are made of, each brought to image_size; best equal. 0 = off: the
+    # whole image is resized.
+    crop: int = 0
     tile: int = 0
     tile_overlap: float = 0.25  # neighbours share at least this part of their side
 
@@ -359,6 +364,7 @@ class SegmentationConfig:
         _check_choice("segmentation.amp", self.amp, AMP_MODES)
         _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))
         _check_size("segmentation.image_size", self.image_size)
+        _check_part("segmentation.crop", self.crop)
         _check_tiles("segmentation", self.tile, self.tile_overlap)
         _check_positive("segmentation", self, "epochs", "batch_size", "lr")
         zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "jitter", "seed")

@@ -184,6 +184,7 @@ def test_whole_numbers_are_taken_as_floats(empty_toml):
         ("train.crop_support=0", r"train\.crop_support: expected a number in \(0, 1\], got 0"),
         ("cam.tile=-1", r"cam\.tile: expected 0 \(off\) or 32 or more pixels, got -1\."),
         ("cam.tile_overlap=0.6", r"cam\.tile_overlap: expected a number in \[0, 0\.5\], got 0"),
+        ("segmentation.crop=8", r"segmentation\.crop: expected 0 \(off\) or 32 or more pixels"),
         ("segmentation.tile=8", r"segmentation\.tile: expected 0 \(off\) or 32 or more pixels"),
         ("segmentation.lr=0", r"segmentation\.lr: expected a number above 0, got 0\.0\."),
     ],

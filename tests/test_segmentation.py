@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import datasets.dense
 from configs import from_dict
+from datasets.crops import place_crop
 from datasets.files import read_image, read_mask, voc_palette, write_image, write_mask
 from datasets.record import Record
 from datasets.sources import read_data
@@ -190,6 +192,19 @@ def test_resume_after_an_interruption_gives_the_same_weights_bit_for_bit(run, mo
     assert all(torch.equal(resumed[key], value) for key, value in straight.items())
     without_time = [[{**x, "seconds": 0} for x in log] for log in (run.log(), straight_log)]
     assert without_time[0] == without_time[1]
+
+
+def test_training_on_crops_validates_on_them_too(run, monkeypatch):
+    sides = []
+
+    def seen(size, side, *arguments):
+        sides.append(side)
+        return place_crop(size, side, *arguments)
+
+    monkeypatch.setattr(datasets.dense, "place_crop", seen)
+    train.main(run.arguments("segmentation.crop=32", "segmentation.max_steps=2"))
+
+    assert sides == [32] * 5  # two batches of two, and the validation image
 
 
 def test_resume_with_other_settings_is_refused(run):

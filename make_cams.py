@@ -7,6 +7,8 @@ for predicted labels (..._predicted). Each folder's meta.json says how its maps 
 With cam.tile above 0 the model sees each image as overlapping tiles. Their maps are blended into
 maps of the image before these are normalised, so a class has one maximum in the image and not one
 per tile. An image's score of a class is the highest of its tiles: one defect anywhere is enough.
+Class attention is a share of its tile, whatever the tile holds, so maps of type attention compare
+tiles less well than the other types.
 """
 
 import json

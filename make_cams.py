@@ -3,12 +3,18 @@
 Reads stac/checkpoint.pt (or best.pt, or any --checkpoint) and images; writes cams/<name>.npz for
 the first of cam.types with the given labels, and a folder for each further type (cams_<type>) and
 for predicted labels (..._predicted). Each folder's meta.json says how its maps were made.
+
+With cam.tile above 0 the model sees each image as overlapping tiles. Their maps are blended into
+maps of the image before these are normalised, so a class has one maximum in the image and not one
+per tile. An image's score of a class is the highest of its tiles: one defect anywhere is enough.
+Class attention is a share of its tile, whatever the tile holds, so maps of type attention compare
+tiles less well than the other types.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from tqdm import tqdm
 
-from configs import CamConfig
+from configs import CamConfig, Config
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.files import Cam, read_image, write_cam
+from datasets.native import native_loader, region_batches
 from datasets.record import Record
 from datasets.sources import Data, read_data
 from datasets.transforms import as_image, eval_transform
@@ -27,6 +34,7 @@ from models.cam import combine, min_max, resize_and_sum
 from models.checkpoint import check_classes, load_checkpoint
 from models.device import amp_dtype, autocast, select_device
 from models.stac import Stac, image_scores, stac_from_checkpoint
+from models.tiles import Tile, blend, tiles_of
 from models.vit import whole_patches
 
 
@@ -62,30 +70,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in folders:
         (out_dir / folder / "meta.json").unlink(missing_ok=True)  # back when all CAMs are there
     dtype = amp_dtype(device, checkpoint["config"]["train"]["amp"])
-    dataset = ScaledImages(records, _transforms(model, checkpoint, config.cam.scales))
-    loader = DataLoader(
-        dataset, config.cam.batch_size, num_workers=config.data.workers, collate_fn=_collate
-    )
-    with tqdm(
-        total=len(records), desc="CAMs", unit="image", disable=None, dynamic_ncols=True
-    ) as bar:
-        for batch in loader:
-            with autocast(device, dtype):
-                maps, scores = scaled_cams(model, batch["images"], config.cam, device)
-            for i, record in enumerate(batch["records"]):
-                for folder, (cam_type, labels) in folders.items():
-                    present = list(record.classes)
-                    if labels == "predicted":
-                        present = (scores[i] >= config.cam.label_threshold).nonzero()[:, 0].tolist()
-                    chosen = [scale[i, present] for scale in maps[cam_type]]
-                    cam = _native_cam(chosen, batch["sizes"][i])
-                    path = out_dir / folder / f"{record.name}.npz"
-                    classes = np.array(present, dtype=np.int64)
-                    write_cam(path, Cam(cam, classes, scores[i].cpu().numpy()))
-                bar.update()
+    transforms = _transforms(model, checkpoint, config.cam.scales)
+    localise = localise_tiles if config.cam.tile else localise_whole
+    for found in tqdm(
+        localise(model, records, transforms, config, device, dtype),
+        total=len(records),
+        desc="CAMs",
+        unit="image",
+        disable=None,
+        dynamic_ncols=True,
+    ):
+        for folder, (cam_type, labels) in folders.items():
+            present = list(found.record.classes)
+            if labels == "predicted":
+                present = (found.scores >= config.cam.label_threshold).nonzero()[:, 0].tolist()
+            chosen = [of_scale[:, present] for of_scale in found.maps[cam_type]]
+            cam = _native_cam(chosen, found.tiles, found.size)
+            path = out_dir / folder / f"{found.record.name}.npz"
+            classes = np.array(present, dtype=np.int64)
+            write_cam(path, Cam(cam, classes, found.scores.cpu().numpy()))
     for folder, (cam_type, labels) in folders.items():
         meta = {"type": cam_type, "labels": labels, "scales": list(config.cam.scales)}
-        meta |= {"flip": config.cam.flip, "checkpoint": checkpoint_path.name}
+        meta |= {"flip": config.cam.flip, "tile": config.cam.tile}
+        meta |= {"tile_overlap": config.cam.tile_overlap, "checkpoint": checkpoint_path.name}
         meta |= checkpoint["progress"]
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
         (out_dir / folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
@@ -108,6 +115,67 @@ class ScaledImages(Dataset):
         pixels = read_image(record.image)
         size = pixels.shape[:2]
         return record, size, [transform(as_image(pixels)) for transform in self.transforms]
+
+
+class Localised(NamedTuple):
+    """What the model says about one image, at the resolution of the patches."""
+
+    record: Record
+    size: tuple[int, int]  # native (H, W)
+    tiles: list[Tile]  # T; one where the image was not cut
+    maps: dict[str, list[Tensor]]  # per CAM type and scale (T, K, h_s, w_s)
+    scores: Tensor  # (K,)
+
+
+def localise_whole(
+    model: Stac,
+    records: Sequence[Record],
+    transforms: Sequence[Transform],
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Iterator[Localised]:
+    """Run the model on whole images, cam.batch_size of them at a time."""
+    loader = DataLoader(
+        ScaledImages(records, transforms),
+        config.cam.batch_size,
+        num_workers=config.data.workers,
+        collate_fn=_collate,
+    )
+    for batch in loader:
+        with autocast(device, dtype):
+            maps, scores = scaled_cams(model, batch["images"], config.cam, device)
+        for i, record in enumerate(batch["records"]):
+            of_image = {t: [scale[i : i + 1] for scale in scales] for t, scales in maps.items()}
+            size = batch["sizes"][i]
+            yield Localised(record, size, tiles_of(size, 0, 0), of_image, scores[i])
+
+
+def localise_tiles(
+    model: Stac,
+    records: Sequence[Record],
+    transforms: Sequence[Transform],
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Iterator[Localised]:
+    """Run the model on the tiles of one image after the other, cam.batch_size tiles at a time."""
+    cam = config.cam
+    for record, pixels in native_loader(records, config.data.workers):
+        size = pixels.shape[:2]
+        tiles = tiles_of(size, cam.tile, cam.tile_overlap)
+        regions = [(tile.rows, tile.columns) for tile in tiles]
+        parts, scores = [], []
+        for images in region_batches(pixels, regions, transforms, cam.batch_size):
+            with autocast(device, dtype):
+                maps, of_batch = scaled_cams(model, images, cam, device)
+            parts.append(maps)
+            scores.append(of_batch)
+        joined = {
+            cam_type: [torch.cat(s) for s in zip(*(part[cam_type] for part in parts), strict=True)]
+            for cam_type in cam.types
+        }
+        yield Localised(record, size, tiles, joined, torch.cat(scores).amax(0))
 
 
 @torch.no_grad()
@@ -157,11 +225,18 @@ def records_of(data: Data, splits: Sequence[str]) -> list[Record]:
     return list({record.name: record for split in splits for record in data.split(split)}.values())
 
 
-def _native_cam(maps: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
-    """Resize (M, h_s, w_s) maps of all scales to the image, add, and normalise each class."""
-    if not len(maps[0]):
+def _native_cam(maps: Sequence[Tensor], tiles: Sequence[Tile], size: tuple[int, int]) -> np.ndarray:
+    """Resize (T, M, h_s, w_s) maps of all scales to the tiles, add, blend, normalise each class."""
+    if not maps[0].shape[1]:
         return np.zeros((0, *size), np.float32)
-    return min_max(resize_and_sum(maps, size)).cpu().numpy()
+    of_tiles = (
+        (tile, resize_and_sum([of_scale[t] for of_scale in maps], tile.size))
+        for t, tile in enumerate(tiles)
+    )
+    cam = blend(of_tiles, size)
+    for of_class in cam:  # one at a time: min_max makes several copies
+        of_class.copy_(min_max(of_class))
+    return cam.cpu().numpy()
 
 
 def _transforms(

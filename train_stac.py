@@ -79,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     val = with_saliency(data.split("val"), out_dir / "saliency")
     moves = {"flip": train.flip, "rotate": train.rotate, "jitter": train.jitter}
     fit_transform = train_transform(size, mean, std, **moves)
-    fit_data = WeakDataset(fit, num_classes, fit_transform, train.seed)
-    val_data = WeakDataset(val, num_classes, eval_transform(size, mean, std), train.seed)
+    crops = {"crop": train.crop, "crop_support": train.crop_support}
+    fit_data = WeakDataset(fit, num_classes, fit_transform, train.seed, **crops)
+    val_transform = eval_transform(size, mean, std)  # of the same crops in every epoch
+    val_data = WeakDataset(val, num_classes, val_transform, train.seed, **crops)
 
     num_batches = batches_of(len(fit), train.batch_size)
     steps_per_epoch = batches_of(num_batches, train.accumulate)

@@ -32,6 +32,15 @@ def _check_size(key: str, size: tuple[int, int]) -> None:
     _check(min(size) >= 16, key, "[height, width] of at least 16 pixels each", list(size))
 
 
+def _check_part(key: str, side: int) -> None:
+    _check(side == 0 or side >= 32, key, "0 (off) or 32 or more pixels", side)
+
+
+def _check_tiles(section: str, tile: int, overlap: float) -> None:
+    _check_part(f"{section}.tile", tile)
+    _check(0 <= overlap <= 0.5, f"{section}.tile_overlap", "a number in [0, 0.5]", overlap)
+
+
 SOURCES = ("sample", "neu_seg", "mtd")
 SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
@@ -191,6 +200,10 @@ class TrainConfig:
     num_heads: int = 0  # 0 = the backbone's own; the released code ran 8 on 6-head weights
     frozen_blocks: int = 0  # the patch embedding and this many first blocks keep their weights
     image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
+    # Side in pixels of random crops of the native image, each brought to image_size. Saliency
+    # decides whether a crop keeps the labels of its image (datasets.crops). 0 = off: whole images.
+    crop: int = 0
+    crop_support: float = 0.002  # share of a crop that must be salient to keep the labels
     epochs: int = 80
     max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
     batch_size: int = 16
@@ -218,6 +231,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_size("train.image_size", self.image_size)
+        _check_part("train.crop", self.crop)
+        support_fits = 0 < self.crop_support <= 1
+        _check(support_fits, "train.crop_support", "a number in (0, 1]", self.crop_support)
         _check_choice("train.amp", self.amp, AMP_MODES)
         positive = ("epochs", "batch_size", "accumulate", "lr", "head_lr_scale")
         positive += ("attention_layers", "projection_width", "eval_every")
@@ -276,6 +292,10 @@ class CamConfig:
     batch_size: int = 16
     checkpoint: str = "last"  # last or best (lowest validation loss)
     label_threshold: float = 0.5  # image score from which a class counts as predicted
+    # Side in pixels of the native image of square tiles, each brought to train.image_size; best
+    # equal to train.crop. 0 = off: the whole image is resized.
+    tile: int = 0
+    tile_overlap: float = 0.25  # neighbours share at least this part of their side
 
     def __post_init__(self) -> None:
         for cam_type in self.types:
@@ -290,6 +310,7 @@ class CamConfig:
         _check_positive("cam", self, "batch_size")
         _check_choice("cam.checkpoint", self.checkpoint, ("last", "best"))
         _check_share("cam.label_threshold", self.label_threshold)
+        _check_tiles("cam", self.tile, self.tile_overlap)
 
 
 @dataclass(frozen=True)
@@ -331,12 +352,20 @@ class SegmentationConfig:
     amp: str = "auto"
     seed: int = 0
     checkpoint: str = "best"  # best on the validation part's pseudo labels, or last
+    # Sides in pixels of the native image of random crops that it is trained on, and of square
+    # tiles that predictions are made of, each brought to image_size; best equal. 0 = off: the
+    # whole image is resized.
+    crop: int = 0
+    tile: int = 0
+    tile_overlap: float = 0.25  # neighbours share at least this part of their side
 
     def __post_init__(self) -> None:
         _check_choice("segmentation.network", self.network, ("deeplabv3plus",))
         _check_choice("segmentation.amp", self.amp, AMP_MODES)
         _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))
         _check_size("segmentation.image_size", self.image_size)
+        _check_part("segmentation.crop", self.crop)
+        _check_tiles("segmentation", self.tile, self.tile_overlap)
         _check_positive("segmentation", self, "epochs", "batch_size", "lr")
         zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "jitter", "seed")
         _check_not_negative("segmentation", self, *zero_is_off)

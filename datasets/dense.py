@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from datasets.crops import aim, crop_generator, place_crop
 from datasets.files import read_image, read_mask
-from datasets.record import Record
+from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.transforms import transform_together
 
 
@@ -35,6 +37,7 @@ class DenseDataset(Dataset):
         num_classes: int,
         transform: v2.Transform,
         seed: int,
+        crop: int = 0,
     ):
         """Check that every image has its mask.
 
@@ -44,6 +47,8 @@ class DenseDataset(Dataset):
             num_classes: K foreground classes.
             transform: of datasets.transforms.
             seed: of the random draws.
+            crop: side in pixels of a random crop of each image before the transform, half of
+                them around a pixel of a class; 0 for whole images.
 
         Raises:
             FileNotFoundError: masks are missing; names the first five and the total.
@@ -60,6 +65,7 @@ class DenseDataset(Dataset):
         self.num_classes = num_classes
         self.transform = transform
         self.seed = seed
+        self.crop = crop
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -79,5 +85,10 @@ class DenseDataset(Dataset):
                 f"{path}: expected the size of its image, {image.shape[:2]}, got {mask.shape}. "
                 "Run make_pseudo_labels.py again."
             )
+        if self.crop:
+            generator = crop_generator(self.seed, self.epoch, index)
+            foreground = np.flatnonzero((mask != BACKGROUND) & (mask != IGNORE))
+            crop = place_crop(mask.shape, self.crop, generator, aim(foreground, generator))
+            image, mask = image[crop], mask[crop]
         image, mask = transform_together(self.transform, image, mask, self.seed, self.epoch, index)
         return DenseSample(image=image, mask=mask[0].long(), name=record.name)

@@ -33,7 +33,8 @@ def train_transform(
 ) -> v2.Transform:
     """Return the training preset: resize, flips, quarter turns, light changes, normalisation.
 
-    The whole image is kept, so that its image-level label stays true.
+    All of its input is kept, so that the image-level label stays true; crops that may change the
+    label are drawn before (datasets.crops).
 
     Args:
         size: (H, W) of the result; square where `rotate` is set.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from datasets.crops import crop_generator, draw_crop
 from datasets.files import read_image, read_saliency
 from datasets.record import Record, label_vector
 from datasets.transforms import transform_together
@@ -38,6 +39,8 @@ class WeakDataset(Dataset):
         transform: v2.Transform,
         seed: int,
         read_maps: Callable[[Record], np.ndarray] = lambda record: read_saliency(record.saliency),
+        crop: int = 0,
+        crop_support: float = 0.0,
     ):
         """Take the records as they are.
 
@@ -47,12 +50,27 @@ class WeakDataset(Dataset):
             transform: of datasets.transforms.
             seed: of the random draws.
             read_maps: gives the map (H, W), or maps (C, H, W), float32 in [0, 1] of a record.
+            crop: side in pixels of a random crop of each image before the transform, by the rule
+                of datasets.crops; it needs saliency maps. 0 for whole images.
+            crop_support: share of a crop that must be salient to keep the labels.
+
+        Raises:
+            ValueError: crops of records without a saliency map.
         """
+        without = [record.name for record in records if record.saliency is None]
+        if crop and without:
+            raise ValueError(
+                f"train.crop: expected a saliency map for each of {len(records)} images, as only "
+                f"these tell the label of a crop; {len(without)} have none: "
+                f"{', '.join(without[:5])}. Make the maps, or set train.crop to 0."
+            )
         self.records = records
         self.num_classes = num_classes
         self.transform = transform
         self.seed = seed
         self.read_maps = read_maps
+        self.crop = crop
+        self.crop_support = crop_support
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,10 +89,16 @@ class WeakDataset(Dataset):
                 f"{record.saliency or record.name}: expected the size of its image, "
                 f"{image.shape[:2]}, got {saliency.shape[-2:]}. Make the saliency maps anew."
             )
+        label = torch.tensor(label_vector(record, self.num_classes))
+        if self.crop:
+            generator = crop_generator(self.seed, self.epoch, index)
+            crop, keeps_label = draw_crop(
+                saliency, len(record.classes), self.crop, self.crop_support, generator
+            )
+            image, saliency, label = image[crop], saliency[crop], label * keeps_label
         image, saliency = transform_together(
             self.transform, image, saliency, self.seed, self.epoch, index
         )
-        label = torch.tensor(label_vector(record, self.num_classes))
         return WeakSample(image=image, label=label, saliency=saliency, name=record.name)
 
 

@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     moves = {"flip": settings.flip, "rotate": settings.rotate, "jitter": settings.jitter}
     fit_transform = train_transform(size, mean, std, **moves)
     val_transform = eval_transform(size, mean, std)
-    fit_data = DenseDataset(data.split("fit"), mask_dir, num_classes, fit_transform, settings.seed)
-    val_data = DenseDataset(data.split("val"), mask_dir, num_classes, val_transform, settings.seed)
+    common = {"seed": settings.seed, "crop": settings.crop}  # val: the same crops in every epoch
+    fit_data = DenseDataset(data.split("fit"), mask_dir, num_classes, fit_transform, **common)
+    val_data = DenseDataset(data.split("val"), mask_dir, num_classes, val_transform, **common)
 
     torch.manual_seed(settings.seed)
     model = build_network(

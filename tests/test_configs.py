@@ -180,6 +180,12 @@ def test_whole_numbers_are_taken_as_floats(empty_toml):
         ('cam.types=["gradcam"]', r"cam\.types: expected one of patchcam, attention, fused"),
         ("pseudo_label.threshold_rule=oracle", r"threshold_rule: expected one of auto, fixed"),
         ("pseudo_label.band=0.5", r"pseudo_label\.band: expected in \[0, 0\.5\), got 0\.5\."),
+        ("train.crop=31", r"train\.crop: expected 0 \(off\) or 32 or more pixels, got 31\."),
+        ("train.crop_support=0", r"train\.crop_support: expected a number in \(0, 1\], got 0"),
+        ("cam.tile=-1", r"cam\.tile: expected 0 \(off\) or 32 or more pixels, got -1\."),
+        ("cam.tile_overlap=0.6", r"cam\.tile_overlap: expected a number in \[0, 0\.5\], got 0"),
+        ("segmentation.crop=8", r"segmentation\.crop: expected 0 \(off\) or 32 or more pixels"),
+        ("segmentation.tile=8", r"segmentation\.tile: expected 0 \(off\) or 32 or more pixels"),
         ("segmentation.lr=0", r"segmentation\.lr: expected a number above 0, got 0\.0\."),
     ],
 )

@@ -60,6 +60,26 @@ def test_mask_moves_with_its_image(folder):
     assert moved > 0  # no flip in 8 draws: probability 4^-8
 
 
+def test_crops_are_cut_from_image_and_mask_alike_and_see_the_foreground(tmp_path):
+    mask = np.zeros((60, 90), np.uint8)
+    mask[50:53, 4:7] = 2
+    mask[0:5, 80:90] = 255  # is no foreground
+    write_mask(tmp_path / "pseudo/0.png", mask)
+    write_image(tmp_path / "0.png", mask)
+    records = [Record("0", tmp_path / "0.png", (1,))]
+    plain = eval_transform((16, 16), (0, 0, 0), (1, 1, 1))
+    dataset = DenseDataset(records, tmp_path / "pseudo", 3, plain, 0, crop=16)
+
+    held = 0
+    for epoch in range(60):
+        dataset.set_epoch(epoch)
+        item = dataset[0]
+        assert item["mask"].shape == (16, 16)
+        torch.testing.assert_close(item["image"][0] * 255, item["mask"].float())
+        held += bool((item["mask"] == 2).any())
+    assert 20 < held < 45  # half of them, and a few by chance
+
+
 def test_draws_depend_on_seed_and_epoch_but_not_on_the_workers(folder):
     transform = train_transform((12, 20), *HALF, flip=True, rotate=False, jitter=0.5)
 

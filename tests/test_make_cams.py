@@ -11,9 +11,11 @@ import make_cams
 from configs import CamConfig, Config, load, to_dict
 from datasets.files import read_cam, read_image
 from datasets.sources import read_data
+from datasets.transforms import as_image, eval_transform
 from models.cam import min_max
 from models.checkpoint import save_checkpoint
 from models.stac import build_stac, image_scores
+from models.tiles import tiles_of
 
 OVERRIDES = [
     "data.sample_train=6",
@@ -123,12 +125,63 @@ def test_a_mirrored_image_gives_mirrored_maps():
 
 
 def test_native_cam_is_normalised_per_class():
-    maps = [torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(3))]
-    cam = make_cams._native_cam(maps, (9, 11))
-    expected = min_max(torch.nn.functional.interpolate(maps[0][None], (9, 11), mode="bilinear")[0])
+    maps = torch.rand(1, 2, 3, 4, generator=torch.Generator().manual_seed(3))
+    tiles = tiles_of((9, 11), 0, 0)
+    cam = make_cams._native_cam([maps], tiles, (9, 11))
+    expected = min_max(torch.nn.functional.interpolate(maps, (9, 11), mode="bilinear")[0])
     np.testing.assert_allclose(cam, expected.numpy(), rtol=1e-6)
-    empty = make_cams._native_cam([torch.zeros(0, 3, 4)], (9, 11))
+    empty = make_cams._native_cam([torch.zeros(1, 0, 3, 4)], tiles, (9, 11))
     assert empty.shape == (0, 9, 11)
+
+
+def cams_of(run_dir, tmp_path, *overrides):
+    """Write CAMs of the run's checkpoint to another folder."""
+    copied = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+    (copied / "stac").mkdir(parents=True)
+    for part in ("stac/checkpoint.pt", "data", "labels.csv"):
+        (copied / part).symlink_to(run_dir / part)
+    run(copied, *overrides)
+    return copied
+
+
+def test_an_image_that_fits_a_tile_is_not_changed_by_tiling(run_dir, tmp_path):
+    whole = cams_of(run_dir, tmp_path, "cam.batch_size=1")
+    tiled = cams_of(run_dir, tmp_path, "cam.batch_size=1", "cam.tile=4096")
+    for record in records(run_dir):
+        for folder in ("cams", "cams_fused_predicted"):
+            pair = [read_cam(out / folder / f"{record.name}.npz") for out in (whole, tiled)]
+            for before, after in zip(*pair, strict=True):
+                np.testing.assert_array_equal(before, after)
+    meta = json.loads((tiled / "cams/meta.json").read_text())
+    assert (meta["tile"], meta["tile_overlap"]) == (4096, 0.25)
+
+
+def test_tiles_are_normalised_over_the_image_and_score_by_their_maximum(run_dir, tmp_path):
+    settings = ["cam.tile=80", "cam.tile_overlap=0.3", "cam.batch_size=2", "cam.scales=[1.5]"]
+    out = cams_of(run_dir, tmp_path, *settings, "cam.flip=false")
+    model = small_model()
+    for record in records(run_dir)[:3]:
+        pixels = read_image(record.image)
+        size = pixels.shape[:2]
+        total, scores = torch.zeros(3, *size, dtype=torch.float64), []
+        tiles = tiles_of(size, 80, 0.3)
+        assert len(tiles) > 1
+        for tile in tiles:
+            part = as_image(pixels[tile.rows, tile.columns])
+            image = eval_transform((72, 96), [0.5] * 3, [0.5] * 3)(part)
+            with torch.no_grad():
+                output = model(image[None])
+            scores.append(image_scores(output)[0])
+            maps = torch.nn.functional.interpolate(
+                output.patch_map.relu(), tile.size, mode="bilinear"
+            )[0]
+            weights = tile.row_weights[:, None].double() * tile.column_weights
+            total[:, tile.rows, tile.columns] += weights * maps
+        for folder in ("cams", "cams_predicted"):
+            cam = read_cam(out / folder / f"{record.name}.npz")
+            np.testing.assert_allclose(cam.scores, torch.stack(scores).amax(0), rtol=1e-4)
+            expected = min_max(total[cam.classes]) if len(cam.classes) else np.zeros((0, *size))
+            np.testing.assert_allclose(cam.cam, expected, atol=2e-3)  # float16 in the file
 
 
 def test_folders_are_named_by_type_and_labels():

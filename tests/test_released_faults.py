@@ -43,6 +43,7 @@ from losses.pixel_contrast import pixel_contrast_loss
 from metrics import ConfusionMatrix, ThresholdSweep
 from models.checkpoint import load_checkpoint
 from models.stac import StacOutput, build_stac
+from models.tiles import tiles_of
 from models.vit import ClassTokenViT, create_vit
 from segmentation import infer as segmentation_infer
 from segmentation import train as segmentation_train
@@ -306,7 +307,7 @@ def test_fault_05_maps_are_not_shifted_by_a_size_that_is_no_multiple_of_the_patc
     record = Record("spot", tmp_path / "spot.png", (0,))
     _, size, images = make_cams.ScaledImages([record], transforms)[0]
     maps, _ = make_cams.scaled_cams(model, [image[None] for image in images], cam, CPU)
-    (found,) = make_cams._native_cam([of_scale[0] for of_scale in maps["patchcam"]], size)
+    (found,) = make_cams._native_cam(maps["patchcam"], tiles_of(size, 0, 0), size)
     assert found.shape == (200, 250)
     centre = [(found * place).sum() / found.sum() for place in np.indices(found.shape)]
     assert centre == pytest.approx([149.5, 39.5], abs=1)

@@ -7,9 +7,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import datasets.dense
 from configs import from_dict
+from datasets.crops import place_crop
 from datasets.files import read_image, read_mask, voc_palette, write_image, write_mask
+from datasets.record import Record
 from datasets.sources import read_data
+from datasets.transforms import eval_transform
 from models.checkpoint import load_checkpoint, save_checkpoint
 from segmentation import infer, train
 from segmentation.networks import build_network
@@ -190,6 +194,19 @@ def test_resume_after_an_interruption_gives_the_same_weights_bit_for_bit(run, mo
     assert without_time[0] == without_time[1]
 
 
+def test_training_on_crops_validates_on_them_too(run, monkeypatch):
+    sides = []
+
+    def seen(size, side, *arguments):
+        sides.append(side)
+        return place_crop(size, side, *arguments)
+
+    monkeypatch.setattr(datasets.dense, "place_crop", seen)
+    train.main(run.arguments("segmentation.crop=32", "segmentation.max_steps=2"))
+
+    assert sides == [32] * 5  # two batches of two, and the validation image
+
+
 def test_resume_with_other_settings_is_refused(run):
     train.main(run.arguments("segmentation.max_steps=1"))
 
@@ -273,17 +290,49 @@ def test_flip_average_of_a_mirrored_image_is_mirrored():
         assert not torch.allclose(network(image.flip(-1)).flip(-1), network(image))
 
 
-def test_native_prediction_is_the_best_class_of_the_resized_logits():
+def test_prediction_is_the_best_class_of_the_resized_logits():
     # Columns 0..3 of class 1 minus class 0: -3 -1 1 3; doubled, the sign changes in the middle.
     row = torch.tensor([-3.0, -1.0, 1.0, 3.0])
     logits = torch.stack([torch.zeros(2, 4), row.repeat(2, 1)])
 
-    prediction = infer.native_prediction(logits, (3, 8))
+    prediction = infer.best_class(infer.resized(logits, (3, 8)))
 
     assert prediction.dtype == np.uint8
     assert prediction.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 3
     same_size = F.interpolate(logits[None], (2, 4), mode="nearest")[0].argmax(0)
-    assert infer.native_prediction(logits, (2, 4)).tolist() == same_size.tolist()
+    assert infer.best_class(infer.resized(logits, (2, 4))).tolist() == same_size.tolist()
+
+
+def test_an_image_that_fits_a_tile_is_not_changed_by_tiling(run):
+    train.main(run.arguments("segmentation.max_steps=1"))
+    found = []
+    for tile in (0, 64):
+        infer.main(run.arguments("segmentation.batch_size=1", f"segmentation.tile={tile}"))
+        found.append([read_mask(run.out / f"predictions/9{i}t.png", 3) for i in range(2)])
+    np.testing.assert_array_equal(*found)
+
+
+class Brightness(torch.nn.Module):
+    """Takes pixels of 0.5 or more for class 1."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([0.5 - images[:, 0], images[:, 0] - 0.5], dim=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_tiles_are_put_back_where_they_were_cut(tmp_path, batch_size):
+    sizes = {"strip": (48, 200), "part": (131, 97)}  # tiles keep their pixels
+    rng, records = np.random.default_rng(0), []
+    for name, size in sizes.items():
+        write_image(tmp_path / f"{name}.png", rng.integers(0, 256, size, dtype=np.uint8))
+        records.append(Record(name, tmp_path / f"{name}.png", ()))
+    section = {"tile": 48, "tile_overlap": 0.3, "batch_size": batch_size}
+    config = from_dict({"segmentation": section})
+    transform = eval_transform((48, 48), (0, 0, 0), (1, 1, 1))
+    found = infer.predict_tiles(Brightness(), records, transform, config, torch.device("cpu"), None)
+    for (name, prediction), record in zip(found, records, strict=True):
+        assert name == record.name
+        np.testing.assert_array_equal(prediction, read_image(record.image)[..., 0] >= 128)
 
 
 def test_classes_of_another_data_set_are_refused(run):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import datasets.files
+import datasets.weak
 import train_stac
 from configs import load
 from datasets.files import read_image, write_saliency
@@ -196,4 +197,20 @@ def test_every_switch_trains(sample_dir):
     switches = ["train.ema=0.9", "train.layer_decay=0.7", "train.frozen_blocks=2"]
     switches += ["loss.cam_type=fused", "loss.saliency_threshold=0.5", "train.accumulate=2"]
     log = train(sample_dir, sample_dir / "switches", "--resume", *switches)
+    assert np.isfinite(log[-1]["val"]["total"])
+
+
+def test_training_on_crops_trains_and_validates_on_them(sample_dir, monkeypatch):
+    shapes = []
+
+    def seen(saliency, *arguments):
+        crop, keeps_label = draw_crop(saliency, *arguments)
+        shapes.append(saliency[crop].shape)
+        return crop, keeps_label
+
+    draw_crop = datasets.weak.draw_crop
+    monkeypatch.setattr(datasets.weak, "draw_crop", seen)
+    log = train(sample_dir, sample_dir / "crops", "--resume", "train.crop=64", "train.epochs=1")
+    assert len(shapes) == 8  # 6 to fit, 2 to validate
+    assert set(shapes) == {(64, 64)}  # random maps: half of every crop is salient
     assert np.isfinite(log[-1]["val"]["total"])

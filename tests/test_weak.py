@@ -160,3 +160,32 @@ def test_records_get_the_path_of_their_map_and_keep_the_rest(tmp_path):
     write_saliency(tmp_path / "a.b.png", np.zeros((2, 3)))
     record = Record("a.b", Path("x.jpg"), (1,), mask=Path("m.png"))
     assert with_saliency([record], tmp_path) == [replace(record, saliency=tmp_path / "a.b.png")]
+
+
+def test_a_crop_is_cut_from_image_and_saliency_alike(tmp_path):
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 60, (40, 70), dtype=np.uint8)  # under 0.25: no defect
+    levels[5:13, 50:58] = 200
+    write_image(tmp_path / "images/a.png", levels)
+    write_saliency(tmp_path / "a.png", levels / 255)
+    (record,) = with_saliency([Record("a", tmp_path / "images/a.png", (1,))], tmp_path)
+    plain = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    transform = train_transform((20, 20), **plain, flip=True, rotate=False, jitter=0)
+    data = WeakDataset([record], 2, transform, 0, crop=20, crop_support=0.05)
+    labels = set()
+    for epoch in range(40):
+        data.set_epoch(epoch)
+        item = data[0]
+        assert torch.allclose(item["image"][:1], item["saliency"], atol=1e-6)
+        supported = bool((item["saliency"] >= 0.5).float().mean() >= 0.05)
+        assert item["label"].tolist() == [0, float(supported)]
+        assert torch.equal(item["image"], data[0]["image"])
+        labels.add(supported)
+    assert labels == {True, False}
+
+
+def test_crops_without_saliency_maps_are_refused():
+    records = [Record(f"n{i}", Path(f"n{i}.png"), ()) for i in range(7)]
+    expected = r"train\.crop: expected a saliency map .* 7 images, .* n4\. Make the maps, or set"
+    with pytest.raises(ValueError, match=expected):
+        WeakDataset(records, 1, eval_transform((16, 32), **NORMALISATION), 0, crop=32)

@@ -245,3 +245,16 @@ def test_records_refuse_unordered_classes_and_ambiguous_grey_masks():
         record(None, 2, 1)
     with pytest.raises(ValueError, match="a: a grey mask cannot tell 2 classes apart"):
         record(None, 1, 2, mask_level=128)
+
+
+def test_truth_of_a_defect_free_image_that_is_its_own_mask_is_background(tmp_path):
+    Image.fromarray(np.full((5, 7, 3), 255, np.uint8)).save(tmp_path / "a.png")
+    record = Record("a", tmp_path / "a.png", (), mask=tmp_path / "a.png")
+    truth = read_truth(record, 3)
+    assert (truth.dtype, truth.shape) == (np.uint8, (5, 7))
+    assert not truth.any()
+
+
+def test_a_defective_image_cannot_be_its_own_mask(tmp_path):
+    with pytest.raises(ValueError, match="a: expected a mask of its own, got the image"):
+        Record("a", tmp_path / "a.png", (1,), mask=tmp_path / "a.png")

@@ -23,8 +23,8 @@ def read_authors(
 
     Args:
         root: folder that holds JPEGImages.
-        lists: {"train", "test": list file}, under root or anywhere; empty: train.txt and, if it
-            is there, test.txt under root.
+        lists: {"train", "test": list file}, under root or anywhere; both empty: train.txt and, if
+            it is there, test.txt under root.
         table: label file, under root or anywhere; empty: the only cls_labels*.npy under root.
         class_names: in the order of the labels; empty: class_1, class_2, ...
         prefix: of the folders of images and masks, as r in rJPEGImages and rSegmentationMASK.
@@ -54,7 +54,7 @@ def read_authors(
     splits = {}
     for split, given in lists.items():
         path = find_file(given or f"{split}.txt", root)
-        if split == "test" and not given and not path.is_file():
+        if split == "test" and not given and (lists["train"] or not path.is_file()):
             continue
         names = [_bare(name) for name in read_published_list(path)]
         refuse_missing([images.get(name, images_dir / f"{name}.jpg") for name in names], path)

@@ -75,13 +75,14 @@ def _class_names(
         cells = (row["classes"] or "" for row in rows)
         found = sorted({name.strip() for cell in cells for name in cell.split("|")} - {""})
     else:
-        found = [column for column in columns if column not in RESERVED]
+        found = [column for column in columns if column and column not in RESERVED]
     missing = [] if "classes" in columns else [name for name in classes if name not in found]
     if "image" not in columns or missing or not (classes or found):
         raise ValueError(
             f"{path}: expected the column image, and classes or a column per class "
             f"({', '.join(classes) or 'any name'}), separated by commas, got "
-            f"{', '.join(columns) or 'nothing'}. Correct the first line."
+            f"{', '.join(columns) or 'nothing'}. Correct the first line, or name the classes in "
+            "data.classes."
         )
     return tuple(classes) or tuple(found)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from datasets.layouts.common import Layout, find_file, listing, refuse_missing
+from datasets.layouts.common import Layout, find_file, if_there, listing, refuse_missing
 from datasets.record import Record
 
 VOC_CLASSES = (
@@ -73,10 +73,11 @@ def read_voc(root: Path, lists: dict[str, str]) -> Layout:
 def _list_path(folder: Path, wanted: str) -> Path:
     """Return the list of that name, the masks of train_aug, or the user's own list."""
     listed = folder / f"ImageSets/Segmentation/{wanted}.txt"
-    masks = folder / AUGMENTED_MASKS
-    if wanted == AUGMENTED and not listed.is_file() and masks.is_dir():
+    if listed.is_file():
+        return listed
+    masks, own = folder / AUGMENTED_MASKS, find_file(wanted, folder)
+    if wanted == AUGMENTED and masks.is_dir():
         return masks
-    own = find_file(wanted, folder)
     return own if own.is_file() else listed
 
 

@@ -52,7 +52,7 @@ class DataConfig:
     docs/datasets.md says what each source expects.
     """
 
-    source: str = "sample"  # the reader: one of SOURCES
+    source: str = "sample"  # sample, or a reader of docs/datasets.md
     root: str = "data/sample"  # folder the release was unpacked to; sample: written there
     eval_split: str = "test"  # split the table reports besides train: train, val, test
     val_fraction: float = 0.1  # share of train held out for validation

@@ -447,5 +447,5 @@ def test_authors_faults_are_named(authors):
     with pytest.raises(ValueError, match=r"_soft\.npy: expected a label .* 1 lack one: 000005\."):
         read("authors", authors)
     (authors / "train.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.txt: expected a list file"):
+    with pytest.raises(FileNotFoundError, match=r"MTD_VOC.train\.txt: expected a list file"):
         read("authors", authors)

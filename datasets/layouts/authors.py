@@ -53,7 +53,7 @@ def read_authors(
     mask_dir = next((folder for folder in mask_dirs if folder.is_dir()), mask_dirs[0])
     splits = {}
     for split, given in lists.items():
-        path = find_file(given or f"{split}.txt", root)
+        path = find_file(given, root) if given else root / f"{split}.txt"
         if split == "test" and not given and (lists["train"] or not path.is_file()):
             continue
         names = [_bare(name) for name in read_published_list(path)]

@@ -246,5 +246,8 @@ def test_unknown_classes_and_missing_files_of_a_table_are_counted(pictures):
     (pictures / "a/2.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 3 are missing: .*a.2\.png\. Add them or co"):
         read_csv(pictures, TABLE, mask_level=0)
+    (pictures / "latin.csv").write_bytes(b"image,fl\xe4che\n")
+    with pytest.raises(ValueError, match=r"latin\.csv: expected CSV in UTF-8, got: .*0xe4"):
+        read("csv", pictures, table="latin.csv")
     with pytest.raises(FileNotFoundError, match=r"none\.csv: expected a CSV file, found none"):
         read("csv", pictures, table="none.csv")

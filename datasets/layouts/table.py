@@ -37,10 +37,13 @@ def read_table(
     path = find_file(table, root)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a CSV file, found none. Correct data.table.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        rows = [(reader.line_num, row) for row in reader]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected CSV in UTF-8, got: {error}. Save it so.") from error
     class_names = _class_names(path, columns, [row for _, row in rows], classes)
     problems, splits = [], {}
     for line, row in rows:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets.files import read_cam, read_image, read_mask, read_saliency, read_truth
-from datasets.record import Record
+from datasets.record import NO_DEFECT, Record
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]
@@ -247,14 +247,14 @@ def test_records_refuse_unordered_classes_and_ambiguous_grey_masks():
         record(None, 1, 2, mask_level=128)
 
 
-def test_truth_of_a_defect_free_image_that_is_its_own_mask_is_background(tmp_path):
+def test_truth_without_a_defect_is_background_of_the_size_of_the_image(tmp_path):
     Image.fromarray(np.full((5, 7, 3), 255, np.uint8)).save(tmp_path / "a.png")
-    record = Record("a", tmp_path / "a.png", (), mask=tmp_path / "a.png")
+    record = Record("a", tmp_path / "a.png", (), mask=tmp_path / "a.png", mask_level=NO_DEFECT)
     truth = read_truth(record, 3)
     assert (truth.dtype, truth.shape) == (np.uint8, (5, 7))
     assert not truth.any()
 
 
-def test_a_defective_image_cannot_be_its_own_mask(tmp_path):
-    with pytest.raises(ValueError, match="a: expected a mask of its own, got the image"):
-        Record("a", tmp_path / "a.png", (1,), mask=tmp_path / "a.png")
+def test_an_image_with_a_class_has_a_defect():
+    with pytest.raises(ValueError, match="a: expected no classes without a defect"):
+        Record("a", Path("a.png"), (1,), mask=Path("a.png"), mask_level=NO_DEFECT)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.files import IMAGE_SUFFIXES
-from datasets.record import Record
+from datasets.record import NO_DEFECT, Record
 
 Splits = dict[str, tuple[Record, ...]]
 Layout = tuple[tuple[str, ...], Splits]
@@ -76,9 +76,22 @@ def write_labels(
     temporary.replace(path)
 
 
-def picture_name(path: Path, root: Path) -> str:
-    """Return folders from `root` on and stem, joined by _: test/hole/0.png is test_hole_0."""
-    return "_".join(path.relative_to(root).with_suffix("").parts)
+def make_record(
+    image: Path,
+    root: Path,
+    classes: tuple[int, ...],
+    mask: Path | None,
+    mask_level: int | None,
+    has_masks: bool,
+) -> Record:
+    """Return a record named by its folders from `root` on: test/hole/0.png is test_hole_0.
+
+    Where the data set has masks, the truth of a defect-free image without one is background.
+    """
+    if has_masks and mask is None and not classes:
+        mask, mask_level = image, NO_DEFECT
+    name = "_".join(image.relative_to(root).with_suffix("").parts)
+    return Record(name, image, classes, mask=mask, mask_level=mask_level)
 
 
 def folders_in(folder: Path) -> list[Path]:

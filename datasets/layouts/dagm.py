@@ -11,7 +11,7 @@ from datasets.layouts.common import (
     if_there,
     images_in,
     listing,
-    picture_name,
+    make_record,
 )
 from datasets.record import Record
 
@@ -66,13 +66,7 @@ def _read_part(root: Path, folder: Path, k: int) -> list[Record]:
     else:
         defective = [mask.is_file() for mask in masks]
     return [
-        Record(
-            picture_name(path, root),
-            path,
-            (k,) if defect else (),
-            mask=if_there(mask) if defect else path,
-            mask_level=GREY_LEVEL,
-        )
+        make_record(path, root, (k,) if defect else (), if_there(mask), GREY_LEVEL, has_masks=True)
         for path, mask, defect in zip(images, masks, defective, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from datasets.layouts.common import (
     if_there,
     images_in,
     listing,
-    picture_name,
+    make_record,
 )
 from datasets.record import Record
 
@@ -55,10 +55,7 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
         found = []
         for path in images_in(folder):
             mask = if_there((root / MASKS / path.relative_to(root)).with_suffix(".png"))
-            if mask is None and free and has_masks:
-                mask = path
-            name = picture_name(path, root)
-            found.append(Record(name, path, classes, mask=mask, mask_level=mask_level or None))
+            found.append(make_record(path, root, classes, mask, mask_level or None, has_masks))
         return tuple(found)
 
     if official:

@@ -10,7 +10,7 @@ from datasets.layouts.common import (
     if_there,
     images_in,
     listing,
-    picture_name,
+    make_record,
 )
 from datasets.record import Record
 
@@ -44,14 +44,11 @@ def read_mvtec(root: Path, test_share: float, seed: int, defect_types: bool) -> 
     has_masks = (root / "ground_truth").is_dir()
 
     def records(part: str, kind: str) -> list[Record]:
-        good = kind == GOOD
-        classes = () if good else (types.index(kind) if defect_types else 0,)
+        classes = () if kind == GOOD else (types.index(kind) if defect_types else 0,)
         found = []
         for path in images_in(root / part / kind):
             mask = if_there(root / "ground_truth" / kind / f"{path.stem}_mask.png")
-            mask = path if good and has_masks else mask
-            name = picture_name(path, root)
-            found.append(Record(name, path, classes, mask=mask, mask_level=GREY_LEVEL))
+            found.append(make_record(path, root, classes, mask, GREY_LEVEL, has_masks))
         return found
 
     splits = divide({kind: records("test", kind) for kind in types}, test_share, seed)

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.layouts.common import Layout, divide, find_file, picture_name, refuse_missing
+from datasets.layouts.common import Layout, divide, find_file, make_record, refuse_missing
 from datasets.record import Record
 
 SPLITS = ("train", "val", "test")
@@ -105,17 +105,14 @@ def _read_row(
     split = row.get("split", "train").strip()
     if split not in SPLITS:
         raise ValueError(f"expected split {', '.join(SPLITS)}, got {split!r}.")
-    mask = None
-    if "mask" in row:
-        free = image if not present else None
-        mask = _path_under(root, row["mask"]) if row["mask"].strip() else free
+    mask = _path_under(root, row["mask"]) if row.get("mask", "").strip() else None
     if mask and len(present) > 1 and mask_level:
         raise ValueError(
             "expected one class for a grey mask, got "
             f"{len(present)}. Give masks of class indices and set data.mask_level=0."
         )
     level = mask_level if mask_level and len(present) < 2 else None
-    return split, Record(picture_name(image, root), image, present, mask=mask, mask_level=level)
+    return split, make_record(image, root, present, mask, level, has_masks="mask" in row)
 
 
 def _present(row: dict[str, str], class_names: tuple[str, ...]) -> tuple[int, ...]:

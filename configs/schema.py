@@ -41,7 +41,7 @@ def _check_tiles(section: str, tile: int, overlap: float) -> None:
     _check(0 <= overlap <= 0.5, f"{section}.tile_overlap", "a number in [0, 0.5]", overlap)
 
 
-SOURCES = ("sample", "neu_seg", "mtd")
+SOURCES = ("sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv")
 SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
 TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
@@ -57,21 +57,29 @@ AMP_MODES = ("auto", "bf16", "fp16", "off")
 class DataConfig:
     """Which images, and how they are divided.
 
-    `val` is a part of `train`, drawn by a seeded rule; it is never trained on.
+    `val` is a part of `train`, drawn by a seeded rule, or the user's own; it is never trained on.
+    docs/datasets.md says what each source expects.
     """
 
-    source: str = "sample"  # the reader: sample, neu_seg, mtd
+    source: str = "sample"  # sample, or a reader of docs/datasets.md
     root: str = "data/sample"  # folder the release was unpacked to; sample: written there
     eval_split: str = "test"  # split the table reports besides train: train, val, test
     val_fraction: float = 0.1  # share of train held out for validation
-    seed: int = 0  # draws the validation part, and the sample images
+    seed: int = 0  # draws the validation part, the sample, and test of mvtec, folder and csv
     limit: int = 0  # keep only this many images per split; 0 = all
     workers: int = 0  # loader processes
     sample_train: int = 400  # images the sample source writes
     sample_test: int = 100
     test_share: float = 0.3  # of a release without official split; 0 = all of it is train
-    train_list: str = ""  # mtd: text file with one name a line; empty = split by name
+    # mtd, authors: text file with one name a line; voc: that, or a list of its ImageSets such as
+    # train_aug. Empty = the split of the reader.
+    train_list: str = ""
     test_list: str = ""
+    table: str = ""  # csv: its file; authors: the label file; relative ones may lie under root
+    classes: tuple[str, ...] = ()  # dagm: textures; authors, csv: names in order; () = all found
+    defect_types: bool = False  # mvtec: a class per type of defect; paper: one class for all
+    mask_level: int = 128  # folder, csv: grey level where a defect begins; 0 = class indices
+    prefix: str = ""  # authors: of the folders of images and masks, as r in rJPEGImages
 
     def __post_init__(self) -> None:
         _check_choice("data.source", self.source, SOURCES)
@@ -82,6 +90,11 @@ class DataConfig:
         _check(0 <= self.test_share < 1, "data.test_share", "in [0, 1)", self.test_share)
         fits = bool(self.train_list) or not self.test_list
         _check(fits, "data.train_list", "a file too where data.test_list is one", self.train_list)
+        named = bool(self.table) or self.source != "csv"
+        _check(named, "data.table", "the CSV file that lists the images", self.table)
+        distinct = all(self.classes) and len(set(self.classes)) == len(self.classes)
+        _check(distinct, "data.classes", "different names", self.classes)
+        _check(0 <= self.mask_level <= 255, "data.mask_level", "0 to 255", self.mask_level)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 BACKGROUND = 0  # mask value of everything that is no defect
 IGNORE = 255  # mask value of pixels nobody is trained or scored on
+NO_DEFECT = 256  # mask level that no pixel reaches
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Record:
         saliency: map made by make_saliency.py, or None before that.
         mask: pixel ground truth, or None; evaluation only, training never opens it.
         mask_level: None for a mask of class indices; else the mask is a grey picture, and
-            pixels of at least this level belong to the image's only class.
+            pixels of at least this level belong to the image's only class. NO_DEFECT says that
+            no pixel is one: a defect-free image without a mask file names itself as mask.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Record:
     def __post_init__(self) -> None:
         if list(self.classes) != sorted(set(self.classes)):
             raise ValueError(f"{self.name}: expected ascending classes, got {self.classes}.")
+        if self.mask_level == NO_DEFECT and self.classes:
+            raise ValueError(f"{self.name}: expected no classes without a defect.")
         if self.mask_level is not None and len(self.classes) > 1:
             raise ValueError(
                 f"{self.name}: a grey mask cannot tell {len(self.classes)} classes apart. "

@@ -1,29 +1,28 @@
-"""One reader per released layout, and the splits made from it.
+"""Reads the data set that a config names, and makes the splits that its release lacks.
 
 A release is read where it was unpacked; nothing is converted. A split whose folder is missing is
-not offered. `val` is drawn from `train` by a seeded rule, `fit` is the rest of `train`.
+not offered. `val` is drawn from `train` by a seeded rule and `fit` is the rest of `train`; where
+the user's own files name a `val`, `fit` is all of `train`.
 """
 
-import csv
-import os
 import random
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from datasets.files import IMAGE_SUFFIXES, read_mask
-from datasets.record import BACKGROUND, IGNORE, Record
-from datasets.sample import CLASS_NAMES as SAMPLE_CLASSES
+from datasets.layouts.authors import read_authors
+from datasets.layouts.common import Layout, Splits
+from datasets.layouts.dagm import read_dagm
+from datasets.layouts.folder import read_folder
+from datasets.layouts.mtd import read_mtd
+from datasets.layouts.mvtec import read_mvtec
+from datasets.layouts.neu_seg import read_neu_seg
+from datasets.layouts.sample import read_sample
+from datasets.layouts.table import read_table
+from datasets.layouts.voc import read_voc
+from datasets.record import Record
 from datasets.sample import write_sample
-
-NEU_SEG_CLASSES = ("inclusion", "patches", "scratches")
-MTD_CLASSES = ("blowhole", "break", "crack", "fray", "uneven")
-MTD_MASK_LEVEL = 128
 
 
 class DataSettings(Protocol):
@@ -39,6 +38,11 @@ class DataSettings(Protocol):
     test_share: float
     train_list: str
     test_list: str
+    table: str
+    classes: tuple[str, ...]
+    defect_types: bool
+    mask_level: int
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -84,140 +88,53 @@ def read_data(settings: DataSettings, labels_path: Path) -> Data:
             f"{root}: expected the folder of the {settings.source} release, found none. "
             "Set data.root to where it was unpacked."
         )
-    if settings.source == "sample":
-        class_names, splits = SAMPLE_CLASSES, _read_sample(root)
-    elif settings.source == "neu_seg":
-        class_names, splits = NEU_SEG_CLASSES, _read_neu_seg(root, labels_path)
-    else:
-        lists = {"train": settings.train_list, "test": settings.test_list}
-        class_names, splits = MTD_CLASSES, _read_mtd(root, settings.test_share, lists)
+    class_names, splits = _read_layout(root, settings, labels_path)
+    _refuse_repeated_names(splits)
     if settings.limit:
         splits = {name: _thin(records, settings.limit) for name, records in splits.items()}
+    if "val" in splits:
+        return Data(class_names, {"fit": splits["train"], **splits})
     fit, val = _hold_out(splits["train"], settings.val_fraction, settings.seed)
     return Data(class_names, {"train": splits["train"], "fit": fit, "val": val, **splits})
 
 
-def _read_sample(root: Path) -> dict[str, tuple[Record, ...]]:
-    """Read the VOC layout that `write_sample` makes, with labels.csv of image-level labels."""
-    labels = _read_labels(root / "labels.csv", SAMPLE_CLASSES)
-    splits = {}
-    for split in ("train", "test"):
-        names = (root / f"ImageSets/Segmentation/{split}.txt").read_text().split()
-        splits[split] = tuple(
-            Record(
-                name,
-                root / f"JPEGImages/{name}.jpg",
-                labels[name],
-                mask=_if_there(root / f"SegmentationClass/{name}.png"),
+def _read_layout(root: Path, settings: DataSettings, labels_path: Path) -> Layout:
+    lists = {"train": settings.train_list, "test": settings.test_list}
+    share, seed = settings.test_share, settings.seed
+    match settings.source:
+        case "sample":
+            return read_sample(root)
+        case "neu_seg":
+            return read_neu_seg(root, labels_path)
+        case "mtd":
+            return read_mtd(root, share, lists)
+        case "dagm":
+            return read_dagm(root, settings.classes)
+        case "mvtec":
+            return read_mvtec(root, share, seed, settings.defect_types)
+        case "voc":
+            return read_voc(root, lists)
+        case "authors":
+            return read_authors(root, lists, settings.table, settings.classes, settings.prefix)
+        case "folder":
+            return read_folder(root, share, seed, settings.mask_level)
+        case "csv":
+            return read_table(
+                root, settings.table, share, seed, settings.classes, settings.mask_level
             )
-            for name in names
-        )
-    return splits
+    raise ValueError(f"data.source: expected a reader, got {settings.source!r}.")
 
 
-def _read_neu_seg(root: Path, labels_path: Path) -> dict[str, tuple[Record, ...]]:
-    """Read `images|annotations/{training,test}`.
-
-    Both splits number their images alike, so a test image's name ends in t, as in the authors'
-    lists. Image labels are the classes found in the masks, kept in `labels_path`.
-    """
-    images, masks = {}, {}
-    for split, folder, ending in (("train", "training", ""), ("test", "test", "t")):
-        if not (root / "images" / folder).is_dir():
-            continue
-        images[split] = {}
-        for path in _images_in(root / "images" / folder):
-            name = f"{path.stem}{ending}"
-            if name in masks:
-                raise ValueError(
-                    f"{path}: expected unique names, got another {name}. Remove one of them."
-                )
-            images[split][name] = path
-            masks[name] = root / "annotations" / folder / f"{path.stem}.png"
-    if "train" not in images:
-        raise FileNotFoundError(
-            f"{root}: expected images/training and annotations/training of NEU-Seg, found "
-            f"{_listing(root)}. Set data.root to the folder that holds images/."
-        )
-    labels = _read_labels(labels_path, NEU_SEG_CLASSES) if labels_path.is_file() else {}
-    unlabelled = [name for name in masks if name not in labels]
-    if unlabelled:
-        _refuse_missing_masks(masks[name] for name in unlabelled)
-        for name in unlabelled:
-            values = set(np.unique(read_mask(masks[name], len(NEU_SEG_CLASSES))).tolist())
-            labels[name] = tuple(sorted(v - 1 for v in values - {BACKGROUND, IGNORE}))
-        _write_labels(labels_path, labels, NEU_SEG_CLASSES)
-    return {
-        split: tuple(
-            Record(name, path, labels[name], mask=_if_there(masks[name]))
-            for name, path in sorted(paths.items())
-        )
-        for split, paths in images.items()
-    }
-
-
-def _read_mtd(
-    root: Path, test_share: float, lists: dict[str, str]
-) -> dict[str, tuple[Record, ...]]:
-    """Read `MT_<Class>/Imgs/*.jpg` with grey masks of the same name; MT_Free is defect-free.
-
-    There is no official split. A hash of the number M in the name `expN_num_M` decides which are
-    test, so that pictures of one number stay together. With list files (one name a line) those
-    decide.
-    """
-    records: dict[str, Record] = {}
-    for class_name in (*MTD_CLASSES, "free"):
-        folder = root / f"MT_{class_name.capitalize()}" / "Imgs"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder}: expected a folder of MTD, found {_listing(root)}. "
-                "Set data.root to the folder that holds MT_Blowhole and its five siblings."
-            )
-        classes = () if class_name == "free" else (MTD_CLASSES.index(class_name),)
-        for path in _images_in(folder, (".jpg", ".jpeg")):
-            if path.stem in records:
-                raise ValueError(
-                    f"{path}: expected unique names, got {path.stem} in "
-                    f"{records[path.stem].image.parent} too. Remove one of them."
-                )
-            mask = _if_there(path.with_suffix(".png"))
-            records[path.stem] = Record(
-                path.stem, path, classes, mask=mask, mask_level=MTD_MASK_LEVEL
-            )
-    if any(lists.values()):
-        splits = {split: _listed(Path(p), records) for split, p in lists.items() if p}
-        both = sorted({r.name for r in splits["train"]} & {r.name for r in splits.get("test", ())})
-        if both:
+def _refuse_repeated_names(splits: Splits) -> None:
+    """Check that no two records share a name, in one split or across them."""
+    images: dict[str, Path] = {}
+    for record in (record for records in splits.values() for record in records):
+        if record.name in images:
             raise ValueError(
-                f"{lists['test']}: expected no image of {lists['train']}, got {len(both)}: "
-                f"{', '.join(both[:5])}."
+                f"{record.image}: expected unique names, got {record.name} for "
+                f"{images[record.name]} too. Rename or remove one of them."
             )
-        return splits
-    splits: dict[str, list[Record]] = {"train": [], "test": []}
-    for name, record in sorted(records.items()):
-        tile = re.sub(r"^exp\d+_num_", "", name)
-        is_test = random.Random(tile).random() < test_share
-        splits["test" if is_test else "train"].append(record)
-    return {s: tuple(chosen) for s, chosen in splits.items() if chosen or s == "train"}
-
-
-def _listed(path: Path, records: dict[str, Record]) -> tuple[Record, ...]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a list file with one name a line.")
-    names = path.read_text().split()
-    unknown = [name for name in names if name not in records]
-    if unknown:
-        raise ValueError(
-            f"{path}: expected names of images under data.root, got {len(unknown)} others: "
-            f"{', '.join(unknown[:5])}."
-        )
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"{path}: expected each name once, got {len(repeated)} repeated: "
-            f"{', '.join(repeated[:5])}."
-        )
-    return tuple(records[name] for name in names)
+        images[record.name] = record.image
 
 
 def _thin(records: Sequence[Record], limit: int) -> tuple[Record, ...]:
@@ -240,63 +157,3 @@ def _hold_out(
     drawn = set(random.Random(seed).sample(range(len(records)), count))
     rest = tuple(r for i, r in enumerate(records) if i not in drawn)
     return rest, tuple(records[i] for i in sorted(drawn))
-
-
-def _read_labels(path: Path, class_names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Read a CSV with columns name and classes; classes are joined by |, empty = defect-free."""
-    labels = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            present = (row.get("classes") or "").split("|")
-            unknown = set(present) - {*class_names, ""}
-            complete = list(row) == ["name", "classes"] and row["classes"] is not None
-            if not complete or unknown:
-                raise ValueError(
-                    f"{path}, line {line}: expected columns name, classes with classes of "
-                    f"{', '.join(class_names)}, got {dict(row)}. Delete the file to make it anew."
-                )
-            labels[row["name"]] = tuple(k for k, c in enumerate(class_names) if c in present)
-    return labels
-
-
-def _write_labels(
-    path: Path, labels: dict[str, tuple[int, ...]], class_names: Sequence[str]
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(name, "|".join(class_names[k] for k in c)) for name, c in sorted(labels.items())]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("name", "classes"), *rows])
-    temporary.replace(path)
-
-
-def _refuse_missing_masks(paths: Iterable[Path]) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{missing[0].parent}: expected a mask for every image, as image labels come from the "
-            f"masks once; {len(missing)} are missing: {', '.join(p.name for p in missing[:5])}. "
-            "Add them, or write the labels to labels.csv of the run folder."
-        )
-
-
-def _images_in(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder}: expected images ({', '.join(suffixes)}), found {_listing(folder)}."
-        )
-    return paths
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return f"{len(names)} entries: {', '.join(names[:6])}" if names else "an empty folder"
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets.files import read_cam, read_image, read_mask, read_saliency, read_truth
-from datasets.record import Record
+from datasets.record import NO_DEFECT, Record
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]
@@ -245,3 +245,16 @@ def test_records_refuse_unordered_classes_and_ambiguous_grey_masks():
         record(None, 2, 1)
     with pytest.raises(ValueError, match="a: a grey mask cannot tell 2 classes apart"):
         record(None, 1, 2, mask_level=128)
+
+
+def test_truth_without_a_defect_is_background_of_the_size_of_the_image(tmp_path):
+    Image.fromarray(np.full((5, 7, 3), 255, np.uint8)).save(tmp_path / "a.png")
+    record = Record("a", tmp_path / "a.png", (), mask=tmp_path / "a.png", mask_level=NO_DEFECT)
+    truth = read_truth(record, 3)
+    assert (truth.dtype, truth.shape) == (np.uint8, (5, 7))
+    assert not truth.any()
+
+
+def test_an_image_with_a_class_has_a_defect():
+    with pytest.raises(ValueError, match="a: expected no classes without a defect"):
+        Record("a", Path("a.png"), (1,), mask=Path("a.png"), mask_level=NO_DEFECT)

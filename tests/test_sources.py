@@ -11,8 +11,9 @@ import pytest
 
 from configs import DataConfig
 from datasets.files import read_truth, write_image, write_mask
+from datasets.layouts.neu_seg import NEU_SEG_CLASSES
 from datasets.record import Record
-from datasets.sources import NEU_SEG_CLASSES, Data, read_data
+from datasets.sources import Data, read_data
 
 NEU_MASKS = {  # values drawn into the mask of each training picture
     "000001": (1,),

@@ -12,8 +12,9 @@ import pytest
 
 from configs import DataConfig
 from datasets.files import read_image, read_truth, write_image
+from datasets.layouts.mtd import MTD_CLASSES
 from datasets.record import Record
-from datasets.sources import MTD_CLASSES, Data, read_data
+from datasets.sources import Data, read_data
 
 MTD_PICTURES = {
     "Blowhole": ("exp1_num_11", "exp2_num_11"),

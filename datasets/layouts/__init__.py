@@ -1,0 +1,1 @@
+"""One reader per released layout; a release is read where it was unpacked."""

@@ -1,0 +1,66 @@
+"""The user's own pictures, a folder per class."""
+
+from pathlib import Path
+
+from datasets.layouts.common import (
+    Layout,
+    divide,
+    folders_in,
+    if_there,
+    images_in,
+    listing,
+    make_record,
+)
+from datasets.record import Record
+
+DEFECT_FREE = ("good", "normal", "ok", "free", "background")  # in any case
+MASKS = "masks"
+
+
+def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> Layout:
+    """Read `<class>/*`, or `{train,val,test}/<class>/*` where train/ exists.
+
+    A folder named good, normal, ok, free or background holds defect-free images. Names are the
+    folders and the file, joined by _. `masks/` is optional and mirrors the folders: the mask of
+    train/crack/7.jpg is masks/train/crack/7.png. Where it exists, the truth of a defect-free image
+    without a mask is background everywhere.
+
+    Args:
+        root: folder that holds the folders.
+        test_share: without train/, the share of each folder drawn into test, in [0, 1).
+        seed: of the draw.
+        mask_level: grey level from which a mask pixel is a defect; 0 = masks of class indices.
+
+    Raises:
+        FileNotFoundError: no folder of a defect, or a folder without images.
+    """
+    official = (root / "train").is_dir()
+    parts = {split: root / split for split in ("train", "val", "test") if (root / split).is_dir()}
+    folders = {
+        split: [f for f in folders_in(part) if f.name != MASKS]
+        for split, part in (parts if official else {"train": root}).items()
+    }
+    names = {folder.name for found in folders.values() for folder in found}
+    class_names = tuple(sorted(name for name in names if name.lower() not in DEFECT_FREE))
+    if not class_names:
+        raise FileNotFoundError(
+            f"{root}: expected a folder of images for each class of defect, found {listing(root)}. "
+            "Set data.root to the folder that holds them."
+        )
+    has_masks = (root / MASKS).is_dir()
+
+    def records(folder: Path) -> tuple[Record, ...]:
+        free = folder.name not in class_names
+        classes = () if free else (class_names.index(folder.name),)
+        found = []
+        for path in images_in(folder):
+            mask = if_there((root / MASKS / path.relative_to(root)).with_suffix(".png"))
+            found.append(make_record(path, root, classes, mask, mask_level or None, has_masks))
+        return tuple(found)
+
+    if official:
+        return class_names, {
+            split: tuple(record for folder in found for record in records(folder))
+            for split, found in folders.items()
+        }
+    return class_names, divide({f.name: records(f) for f in folders["train"]}, test_share, seed)

@@ -1,0 +1,59 @@
+"""MVTec AD: one category of it, whose official training part knows no defect."""
+
+from pathlib import Path
+
+from datasets.layouts.common import (
+    GREY_LEVEL,
+    Layout,
+    divide,
+    folders_in,
+    if_there,
+    images_in,
+    listing,
+    make_record,
+)
+from datasets.record import Record
+
+GOOD = "good"
+
+
+def read_mvtec(root: Path, test_share: float, seed: int, defect_types: bool) -> Layout:
+    """Read `train/good`, `test/<type>` and `ground_truth/<type>/<number>_mask.png`.
+
+    The release keeps all defects in test. For training from image labels a seeded draw leaves
+    `test_share` of the images of each defect type in test and moves the others to train, beside
+    train/good; test/good stays test. So each picture is in one split only. With share 0 all is
+    train.
+
+    Args:
+        root: the folder of one category.
+        test_share: share of each defect type that is test, in [0, 1).
+        seed: of the draw.
+        defect_types: a class per defect type; else the one class "defect".
+
+    Raises:
+        FileNotFoundError: train/good or test/<type> is not there.
+    """
+    types = [p.name for p in folders_in(root / "test") if p.name != GOOD]
+    if not (root / "train" / GOOD).is_dir() or not types:
+        raise FileNotFoundError(
+            f"{root}: expected train/good and test/<defect type> of an MVTec AD category, found "
+            f"{listing(root)}. Set data.root to the folder of one category, such as bottle."
+        )
+    class_names = tuple(types) if defect_types else ("defect",)
+    has_masks = (root / "ground_truth").is_dir()
+
+    def records(part: str, kind: str) -> list[Record]:
+        classes = () if kind == GOOD else (types.index(kind) if defect_types else 0,)
+        found = []
+        for path in images_in(root / part / kind):
+            mask = if_there(root / "ground_truth" / kind / f"{path.stem}_mask.png")
+            found.append(make_record(path, root, classes, mask, GREY_LEVEL, has_masks))
+        return found
+
+    splits = divide({kind: records("test", kind) for kind in types}, test_share, seed)
+    splits["train"] = (*records("train", GOOD), *splits["train"])
+    if (root / "test" / GOOD).is_dir():
+        split = "test" if test_share else "train"
+        splits[split] = (*splits.get(split, ()), *records("test", GOOD))
+    return class_names, splits

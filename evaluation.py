@@ -150,6 +150,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
         print(f"{len(unfair)} images that the saliency maps were learnt from are not scored.")
     if not records:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
+        _append(out_dir / "results.jsonl", [])  # --table can tell "no masks" from "not scored yet"
         return
     unscored = [record.name for record in data.split(split) if record.mask is None]
     if unscored:
@@ -397,6 +398,8 @@ def results_table(path: Path) -> str:
                 "Remove the line."
             ) from error
     rows = [latest[place] for place in sorted(latest)]
+    if not rows:
+        return "no results: none of the images has a mask to be scored against."
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in TABLE_END] + list(TABLE_END)
     widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}

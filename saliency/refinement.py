@@ -259,8 +259,8 @@ def choose_masked(
 def balance(records: Sequence[Record]) -> list[Record]:
     """List defective images so often that defect-free ones do not outnumber them.
 
-    Among many empty images a network finds that none has a defect: on MTD, with three of four images
-    defect-free, its maps kept nothing.
+    Among many empty images a network learns that nothing is a defect: on MTD, with three of four
+    images defect-free, its maps kept nothing.
     """
     defective = [record for record in records if record.classes]
     repeats = max(1, round((len(records) - len(defective)) / max(len(defective), 1)))

@@ -34,12 +34,15 @@ class Settings(Protocol):
     weights: str
     image_size: int
     block: int
+    affinity_block: int
+    grain: str
     feature_method: str
     memory_images: int
     coreset: int
     false_alarm: float
     fuse: tuple[str, ...]
     fuse_rule: str
+    fuse_auroc: float
     empty_defect_free: bool
 
 

@@ -137,8 +137,11 @@ class SaliencyConfig:
         _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
         _check(self.image_size >= 32, "saliency.image_size", "32 or more", self.image_size)
         _check_positive("saliency", self, "block")
-        above = self.affinity_block == 0 or self.affinity_block > self.block
-        _check(above, "saliency.affinity_block", "0 or above saliency.block", self.affinity_block)
+        if "normal" in (self.generator, *self.fuse):
+            fits = self.affinity_block == 0 or self.affinity_block > self.block
+            _check(
+                fits, "saliency.affinity_block", "0 or above saliency.block", self.affinity_block
+            )
         _check_choice("saliency.grain", self.grain, GRAINS)
         _check_choice("saliency.feature_method", self.feature_method, FEATURE_METHODS)
         enough = self.memory_images >= 4

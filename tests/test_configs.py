@@ -170,6 +170,9 @@ def test_whole_numbers_are_taken_as_floats(empty_toml):
         ("saliency.false_alarm=0.5", r"saliency\.false_alarm: expected a number in \(0, 0\.5\)"),
         ('saliency.fuse=["contrast"]', r"saliency\.fuse: expected two or more different"),
         ('saliency.fuse=["fuse", "normal"]', r"saliency\.fuse: expected one of contrast"),
+        ("saliency.grain=up", r"saliency\.grain: expected one of auto, none, vertical"),
+        ("saliency.fuse_auroc=0.4", r"saliency\.fuse_auroc: expected a number in \[0\.5, 1\]"),
+        ("refinement.masks=-1", r"refinement\.masks: expected"),
         ("saliency.fuse_rule=sum", r"saliency\.fuse_rule: expected one of mean, geometric"),
         ("train.batch_size=0", r"train\.batch_size: expected a number above 0, got 0\."),
         ("train.image_size=[8, 64]", r"train\.image_size: expected .* 16 pixels each, got \[8, 64"),
@@ -357,3 +360,11 @@ def test_the_run_folder_is_named_after_the_config(empty_toml):
 
     config, out_dir = load_run(args)
     assert (config.data.limit, out_dir) == (3, Path("runs/empty"))
+
+
+def test_affinity_block_matters_only_to_the_generator_that_uses_it():
+    assert configs.load(ROOT / "configs/sample.toml", ["saliency.block=12"]).saliency.block == 12
+    with pytest.raises(ValueError, match=r"saliency\.affinity_block: expected 0 or above"):
+        configs.load(
+            ROOT / "configs/sample.toml", ["saliency.block=12", "saliency.generator=normal"]
+        )

@@ -181,6 +181,9 @@ class RefinementConfig:
     high: float = 0.6  # a pixel may belong to a class whose map is this or more
     low: float = 0.35  # a pixel whose maps are all this or less is background
     robustness: float = 0.7  # q of the generalised cross-entropy
+    # Share of the steps in which it grows to q from 0, the cross-entropy. 0.5 keeps rare defects among
+    # many classes or defect-free images from being given up.
+    robust_after: float = 0.0
     masks: int = 0  # pixel masks of training images used as targets: no longer image labels alone
     jitter: float = 0.3
     amp: str = "auto"
@@ -201,6 +204,8 @@ class RefinementConfig:
         _check(self.batch_size >= 2, "refinement.batch_size", "2 or more", self.batch_size)
         _check(0 < self.ema < 1, "refinement.ema", "a number in (0, 1)", self.ema)
         _check_share("refinement.high", self.high)
+        in_range = 0 <= self.robust_after <= 1
+        _check(in_range, "refinement.robust_after", "a number in [0, 1]", self.robust_after)
         ordered = 0 <= self.low < self.high
         _check(ordered, "refinement.low", "0 or more and below refinement.high", self.low)
 

@@ -73,6 +73,7 @@ class Settings(Protocol):
     high: float
     low: float
     robustness: float
+    robust_after: float
     masks: int
     folds: int
     ema: float
@@ -348,6 +349,8 @@ def train_student(
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(dataset, settings.batch_size, shuffle=True, drop_last=True, generator=order)
     model.train()
+    # A robust loss hardly sees what is rare and still improbable, so it may begin as cross-entropy.
+    robust_from = max(1, settings.robust_after * settings.steps)
     step, epoch, losses = 0, 0, []
     bar = tqdm(total=settings.steps, desc="refinement", disable=None, dynamic_ncols=True)
     while step < settings.steps:
@@ -367,7 +370,7 @@ def train_student(
                 batch["label"].to(device),
                 high=settings.high,
                 low=settings.low,
-                robustness=settings.robustness,
+                robustness=settings.robustness * min(1, (step + 1) / robust_from),
             )
             scaler.scale(total).backward()
             optimizer_step(model, optimizer, scaler, CLIP_NORM)

@@ -172,6 +172,7 @@ def test_whole_numbers_are_taken_as_floats(empty_toml):
         ('saliency.fuse=["fuse", "normal"]', r"saliency\.fuse: expected one of contrast"),
         ("saliency.grain=up", r"saliency\.grain: expected one of auto, none, vertical"),
         ("saliency.fuse_auroc=0.4", r"saliency\.fuse_auroc: expected a number in \[0\.5, 1\]"),
+        ("refinement.robust_after=2", r"refinement\.robust_after: expected a number in \[0, 1\]"),
         ("refinement.masks=-1", r"refinement\.masks: expected"),
         ("saliency.fuse_rule=sum", r"saliency\.fuse_rule: expected one of mean, geometric"),
         ("train.batch_size=0", r"train\.batch_size: expected a number above 0, got 0\."),

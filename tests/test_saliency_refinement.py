@@ -231,6 +231,25 @@ def test_masks_become_targets_of_every_network_and_are_told(planted, tmp_path, m
     np.testing.assert_array_equal(own, planted.truths[masked[0]])
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, [0.8] * 4), (0.5, [0.4, 0.8, 0.8, 0.8]), (1.0, [0.2, 0.4, 0.6, 0.8])],
+)
+def test_robustness_grows_over_a_share_of_the_steps(
+    planted, tmp_path, monkeypatch, share, expected
+):
+    used = []
+
+    def remember(logits, *_, robustness, **__):
+        used.append(robustness)
+        return logits.mean()
+
+    monkeypatch.setattr(refinement, "partial_label_loss", remember)
+    settings = replace(TINY, steps=4, robustness=0.8, robust_after=share, folds=1)
+    refinement.prepare(settings, planted.prior, planted.data, tmp_path, CPU, 0)
+    assert used == pytest.approx(expected)
+
+
 def test_defect_free_images_do_not_outnumber_the_others():
     path = Path("x.png")
     defective = [Record(f"d{i}", path, (0,)) for i in range(3)]

@@ -181,8 +181,8 @@ class RefinementConfig:
     high: float = 0.6  # a pixel may belong to a class whose map is this or more
     low: float = 0.35  # a pixel whose maps are all this or less is background
     robustness: float = 0.7  # q of the generalised cross-entropy
-    # Share of the steps in which it grows to q from 0, the cross-entropy. 0.5 keeps rare defects among
-    # many classes or defect-free images from being given up.
+    # Share of the steps in which it grows to q from 0, the cross-entropy; 0.5 keeps rare defects
+    # among many classes or defect-free images from being given up.
     robust_after: float = 0.0
     masks: int = 0  # pixel masks of training images used as targets: no longer image labels alone
     jitter: float = 0.3

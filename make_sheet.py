@@ -3,7 +3,7 @@
 Columns: image, saliency, CAM (its classes in their colours), pseudo label, prediction, and truth
 where there are masks; what has not been made yet stays black. Colours are those of PASCAL VOC
 masks, white is 255. With --saliency the columns between image and truth are the maps of every
-saliency generator that the data allows, made for these images, and last those of the run:
+generator that the data allows, made for these images, and last those of the run:
 OUT/saliency_sheet_<split>.png.
 """
 
@@ -78,8 +78,6 @@ def _saliency_rows(
     """Return the titles of the columns, and cells of each record."""
     has_surfaces = any(not record.classes for record in data.split("train"))
     names = ["contrast", "feature", *(("normal", "variation") if has_surfaces else ())]
-    if config.saliency.generator not in names:
-        names.append(config.saliency.generator)
     makers = {}
     for name in names:
         settings = dataclasses.replace(config.saliency, generator=name)

@@ -140,14 +140,14 @@ def test_table_and_sheet_show_the_run(finished, capsys):
     assert sheet.shape[0] == 3 * (make_sheet.CELL + make_sheet.GAP)
     assert sheet.std() > 10
     small = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.block=1"]
-    small += ["saliency.affinity_block=0", "saliency.image_size=96", "saliency.generator=fuse"]
+    small += ["saliency.affinity_block=0", "saliency.image_size=96"]
     chosen = ["--saliency", "--split", "train", "--count", "2", "--random", "0"]
     with_defect_free = ["data.sample_train=30", f"data.root={finished}/more"]
     make_sheet.main([*flags(finished, *small, *with_defect_free), *chosen])
     out = capsys.readouterr().out
-    assert "columns: image, contrast, feature, normal, variation, fuse, run, truth" in out
+    assert "columns: image, contrast, feature, normal, variation, run, truth" in out
     sheet = read_image(finished / "run/saliency_sheet_train.png")
-    assert sheet.shape == tuple(n * (make_sheet.CELL + make_sheet.GAP) for n in (2, 8)) + (3,)
+    assert sheet.shape == tuple(n * (make_sheet.CELL + make_sheet.GAP) for n in (2, 7)) + (3,)
 
 
 @pytest.mark.parametrize("generator", ["contrast", "feature", "normal", "variation", "fuse"])

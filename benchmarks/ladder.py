@@ -92,9 +92,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     heads = ("maps", "masks", "fg IoU, auto", "threshold", "best fg IoU", "painted mIoU, auto")
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        values = (row["fg_iou"], row["threshold"], row["best_fg_iou"], row["miou"])
-        cells = [f"{v:.3f}" if v is row["threshold"] else f"{v:.2f}" for v in values]
-        lines.append([row["maps"], str(row["masks"]), *cells])
+        figures = [f"{row['fg_iou']:.2f}", f"{row['threshold']:.3f}"]
+        figures += [f"{row['best_fg_iou']:.2f}", f"{row['miou']:.2f}"]
+        lines.append([row["maps"], str(row["masks"]), *figures])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

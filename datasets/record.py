@@ -1,5 +1,6 @@
 """What the project knows about one image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +46,9 @@ class Record:
 def label_vector(record: Record, num_classes: int) -> list[float]:
     """Return the multi-hot image label, (K,) values 0.0 or 1.0."""
     return [float(k in record.classes) for k in range(num_classes)]
+
+
+def spread(records: Sequence[Record], limit: int) -> list[Record]:
+    """Keep at most `limit` records, evenly spaced, so that sorted names keep every class."""
+    count = min(limit, len(records))
+    return [records[i * len(records) // count] for i in range(count)]

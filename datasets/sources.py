@@ -21,7 +21,7 @@ from datasets.layouts.neu_seg import read_neu_seg
 from datasets.layouts.sample import read_sample
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
-from datasets.record import Record
+from datasets.record import Record, spread
 from datasets.sample import write_sample
 
 
@@ -91,7 +91,7 @@ def read_data(settings: DataSettings, labels_path: Path) -> Data:
     class_names, splits = _read_layout(root, settings, labels_path)
     _refuse_repeated_names(splits)
     if settings.limit:
-        splits = {name: _thin(records, settings.limit) for name, records in splits.items()}
+        splits = {name: tuple(spread(records, settings.limit)) for name, records in splits.items()}
     if "val" in splits:
         return Data(class_names, {"fit": splits["train"], **splits})
     fit, val = _hold_out(splits["train"], settings.val_fraction, settings.seed)
@@ -135,13 +135,6 @@ def _refuse_repeated_names(splits: Splits) -> None:
                 f"{images[record.name]} too. Rename or remove one of them."
             )
         images[record.name] = record.image
-
-
-def _thin(records: Sequence[Record], limit: int) -> tuple[Record, ...]:
-    """Keep `limit` records, evenly spaced, so that sorted names keep every class."""
-    if limit >= len(records):
-        return tuple(records)
-    return tuple(records[i * len(records) // limit] for i in range(limit))
 
 
 def _hold_out(

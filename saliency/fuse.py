@@ -9,11 +9,10 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from datasets.files import read_image
-from datasets.record import Record
+from datasets.record import Record, spread
 from datasets.sources import Data
 from saliency import contrast, external, feature, normal, variation
 from saliency.generator import Prepared, Settings
-from saliency.surfaces import spread
 
 PARTS = {
     "contrast": contrast.prepare,
@@ -42,12 +41,12 @@ def prepare(
         lines += told
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
-        if chosen and record.classes:
-            alone = [(chosen[k], replace(record, classes=(k,))) for k in record.classes]
-            return combine([parts[part].make_map(one, image) for part, one in alone], "max")
-        if chosen:  # no label: whatever a part that serves some class finds
-            return combine([parts[p].make_map(record, image) for p in sorted(set(chosen))], "max")
-        return combine([part.make_map(record, image) for part in parts], settings.fuse_rule)
+        if not chosen:
+            return combine([part.make_map(record, image) for part in parts], settings.fuse_rule)
+        asked = [(chosen[k], replace(record, classes=(k,))) for k in record.classes]
+        # Without a label: whatever a part that serves some class finds.
+        asked = asked or [(p, record) for p in sorted(set(chosen))]
+        return combine([parts[p].make_map(one, image) for p, one in asked], "max")
 
     return Prepared(make_map, facts, tuple(lines), problems)
 

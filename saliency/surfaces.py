@@ -1,12 +1,10 @@
 """Patch features of the training split's defect-free images, for generators that need them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from tqdm import tqdm
 
 from datasets.files import read_image
-from datasets.record import Record
+from datasets.record import spread
 from datasets.sources import Data
 from saliency.patches import Encoder
 
@@ -42,12 +40,6 @@ def encode_surfaces(
             problems[record.name] = str(error)
     _refuse_few(len(features), generator)
     return features, problems
-
-
-def spread(records: Sequence[Record], limit: int) -> list[Record]:
-    """Keep at most `limit` records, evenly spaced."""
-    count = min(limit, len(records))
-    return [records[i * len(records) // count] for i in range(count)]
 
 
 def _refuse_few(count: int, generator: str) -> None:

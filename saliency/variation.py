@@ -27,12 +27,12 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from datasets.files import read_image
-from datasets.record import Record
+from datasets.record import Record, spread
 from datasets.sources import Data
 from saliency.generator import Prepared, Settings
 from saliency.normal import nearest_distance
 from saliency.patches import Encoder, load_encoder, to_image_size
-from saliency.surfaces import encode_surfaces, spread
+from saliency.surfaces import encode_surfaces
 
 MAX_IMAGES = 200  # per class that its direction is learnt from
 MIN_IMAGES = 5  # a class with fewer gets empty maps

@@ -7,7 +7,7 @@ import torch
 
 from configs.schema import SaliencyConfig
 from datasets.files import read_image, write_image
-from datasets.record import Record
+from datasets.record import Record, spread
 from saliency.normal import (
     coreset,
     farthest_points,
@@ -16,7 +16,6 @@ from saliency.normal import (
     prepare,
     share_among_alike,
 )
-from saliency.surfaces import spread
 
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 50, 71

@@ -79,6 +79,7 @@ class DataConfig:
     classes: tuple[str, ...] = ()  # dagm: textures; authors, csv: names in order; () = all found
     defect_types: bool = False  # mvtec: a class per type of defect; paper: one class for all
     mask_level: int = 128  # folder, csv: grey level where a defect begins; 0 = class indices
+    annotations: str = ""  # COCO file with masks, for any source; it may lie under root
     prefix: str = ""  # authors: of the folders of images and masks, as r in rJPEGImages
 
     def __post_init__(self) -> None:

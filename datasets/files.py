@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -112,6 +113,8 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
         raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
     if record.mask_level == NO_DEFECT:
         return np.full(read_image(record.mask).shape[:2], BACKGROUND, np.uint8)
+    if record.mask_names:
+        return read_outlines(record.mask, record.image, record.mask_names)
     if record.mask_level is None:
         return read_mask(record.mask, num_classes)
     defect = _read_grey(record.mask, "a mask") >= record.mask_level

@@ -22,6 +22,8 @@ class Record:
         mask_level: None for a mask of class indices; else the mask is a grey picture, and
             pixels of at least this level belong to the image's only class. NO_DEFECT says that
             no pixel is one: a defect-free image without a mask file names itself as mask.
+        mask_names: class names by which `mask`, if it is an annotation file (.json), calls what it
+            outlines (datasets.outlines); empty for pictures.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Record:
     saliency: Path | None = None
     mask: Path | None = None
     mask_level: int | None = None
+    mask_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.classes) != sorted(set(self.classes)):

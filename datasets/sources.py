@@ -7,12 +7,12 @@ the user's own files name a `val`, `fit` is all of `train`.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from datasets.layouts.authors import read_authors
-from datasets.layouts.common import Layout, Splits
+from datasets.layouts.common import Layout, Splits, find_file
 from datasets.layouts.dagm import read_dagm
 from datasets.layouts.folder import read_folder
 from datasets.layouts.mtd import read_mtd
@@ -21,6 +21,7 @@ from datasets.layouts.neu_seg import read_neu_seg
 from datasets.layouts.sample import read_sample
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
+from datasets.outlines import read_coco
 from datasets.record import Record, spread
 from datasets.sample import write_sample
 
@@ -42,6 +43,7 @@ class DataSettings(Protocol):
     classes: tuple[str, ...]
     defect_types: bool
     mask_level: int
+    annotations: str
     prefix: str
 
 
@@ -90,6 +92,8 @@ def read_data(settings: DataSettings, labels_path: Path) -> Data:
         )
     class_names, splits = _read_layout(root, settings, labels_path)
     _refuse_repeated_names(splits)
+    if settings.annotations:
+        splits = _annotate(splits, find_file(settings.annotations, root), class_names)
     if settings.limit:
         splits = {name: tuple(spread(records, settings.limit)) for name, records in splits.items()}
     if "val" in splits:
@@ -123,6 +127,29 @@ def _read_layout(root: Path, settings: DataSettings, labels_path: Path) -> Layou
                 root, settings.table, share, seed, settings.classes, settings.mask_level
             )
     raise ValueError(f"data.source: expected a reader, got {settings.source!r}.")
+
+
+def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:
+    """Take the masks of all images that a COCO file lists from there; no outline is looked at.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a COCO file, or one that lists none of the images.
+    """
+    coco = read_coco(path)
+
+    def annotated(record: Record) -> Record:
+        if coco.image_of(record.image) is None:
+            return record
+        return replace(record, mask=path, mask_level=None, mask_names=tuple(class_names))
+
+    found = {name: tuple(map(annotated, records)) for name, records in splits.items()}
+    if found == splits:
+        raise ValueError(
+            f"{path}: expected file names of the images, got none of them. Correct "
+            "data.annotations, or the file_name of its images."
+        )
+    return found
 
 
 def _refuse_repeated_names(splits: Splits) -> None:

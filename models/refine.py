@@ -9,6 +9,8 @@ from torch import Tensor
 DILATIONS = (1, 2, 4, 8)
 # Of the local deviation: how far colours may differ before pixels stop sharing values.
 SHARPNESS = 0.1
+# Side of the parts in which larger images are refined: about 1 GiB, whatever their size.
+BLOCK = 800
 OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
@@ -41,6 +43,23 @@ def pixel_adaptive_refinement(
         )
     if not len(maps) or not iterations:
         return maps
+    reach = iterations * max(dilations)  # no pixel beyond it matters
+    blocks = [
+        (slice(y, y + BLOCK), slice(x, x + BLOCK))
+        for y in range(0, maps.shape[1], BLOCK)
+        for x in range(0, maps.shape[2], BLOCK)
+    ]
+    refined = torch.empty_like(maps)
+    for rows, columns in blocks:
+        top, left = max(rows.start - reach, 0), max(columns.start - reach, 0)
+        seen = (..., slice(top, rows.stop + reach), slice(left, columns.stop + reach))
+        part = _refine(image[seen], maps[seen], iterations, dilations)
+        kept = part[:, rows.start - top :, columns.start - left :][:, :BLOCK, :BLOCK]
+        refined[:, rows, columns] = kept
+    return refined
+
+
+def _refine(image: Tensor, maps: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
     neighbours = torch.stack(_neighbours(image, dilations))  # (n, 3, H, W)
     deviation = torch.cat([neighbours, image[None]]).std(dim=0)
     distance = (neighbours - image).abs() / (SHARPNESS * deviation + 1e-8)

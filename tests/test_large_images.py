@@ -1,4 +1,4 @@
-"""Strips and 12-megapixel parts pass through CAMs and predictions in bounded memory."""
+"""Strips and 12-megapixel parts pass through every stage but training in bounded memory."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from configs import load, to_dict
-from datasets.files import read_cam, read_mask, write_image
+from datasets.files import Cam, read_cam, read_mask, read_saliency, write_cam, write_image
 from models.checkpoint import save_checkpoint
 from models.stac import build_stac
 from segmentation.networks import build_network
@@ -114,3 +114,25 @@ def test_predictions_of_large_images_fit_into_3_gib(run_dir):
     assert peak_of("segmentation.infer", run_dir) < MAX_MEMORY
     for name, size in SIZES.items():
         assert read_mask(run_dir / f"predictions/{name}t.png", len(CLASSES)).shape == size
+
+
+@linux_only
+def test_saliency_of_large_images_fits_into_3_gib(run_dir):
+    assert peak_of("make_saliency", run_dir) < MAX_MEMORY
+    for name, size in SIZES.items():
+        assert read_saliency(run_dir / f"saliency/{name}t.png").shape == size
+
+
+@linux_only
+def test_pseudo_labels_of_large_images_fit_into_3_gib(run_dir):
+    present = {"0": [1], "1": [1], "stript": [1], "partt": [0, 1, 2]}
+    for name, classes in present.items():
+        size = SIZES.get(name.removesuffix("t"), (32, 32))
+        ramp = np.broadcast_to(np.linspace(0, 1, size[1]), (len(classes), *size))
+        cam = Cam(ramp, np.array(classes), np.ones(len(CLASSES), np.float32))
+        write_cam(run_dir / f"cams/{name}.npz", cam)
+    assert peak_of("make_pseudo_labels", run_dir) < MAX_MEMORY
+    for name, size in SIZES.items():
+        mask = read_mask(run_dir / f"pseudo_labels/{name}t.png", len(CLASSES))
+        assert mask.shape == size
+        assert (mask[:, 0] == 0).all() and (mask[:, -1] > 0).all()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from models import refine
 from models.refine import OFFSETS, SHARPNESS, pixel_adaptive_refinement
 
 
@@ -58,6 +59,15 @@ def test_a_blurred_map_snaps_to_the_edge_of_the_image():
     assert refined[0, 16, 20] - refined[0, 16, 19] > 5 * step
     assert refined.min() >= 0
     assert refined.max() <= 1
+
+
+def test_large_images_are_refined_in_blocks_with_the_same_result(monkeypatch):
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(3, 45, 70, generator=generator)
+    maps = torch.rand(2, 45, 70, generator=generator)
+    whole = pixel_adaptive_refinement(image, maps, 3, (1, 2))
+    monkeypatch.setattr(refine, "BLOCK", 16)
+    torch.testing.assert_close(pixel_adaptive_refinement(image, maps, 3, (1, 2)), whole)
 
 
 def test_no_map_stays_no_map():

@@ -8,6 +8,7 @@ import csv
 import os
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.files import IMAGE_SUFFIXES
@@ -15,6 +16,7 @@ from datasets.record import NO_DEFECT, Record
 
 Splits = dict[str, tuple[Record, ...]]
 Layout = tuple[tuple[str, ...], Splits]
+ANNOTATION_SUFFIX = ".json"
 GREY_LEVEL = 128  # from which a pixel of a black and white mask is a defect
 
 
@@ -92,6 +94,13 @@ def make_record(
         mask, mask_level = image, NO_DEFECT
     name = "_".join(image.relative_to(root).with_suffix("").parts)
     return Record(name, image, classes, mask=mask, mask_level=mask_level)
+
+
+def with_names(record: Record, class_names: Sequence[str]) -> Record:
+    """Give a record whose mask is an annotation file the names by which it is read."""
+    if record.mask is None or record.mask.suffix.lower() != ANNOTATION_SUFFIX:
+        return record
+    return replace(record, mask_level=None, mask_names=tuple(class_names))
 
 
 def folders_in(folder: Path) -> list[Path]:

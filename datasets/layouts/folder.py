@@ -6,10 +6,10 @@ from datasets.layouts.common import (
     Layout,
     divide,
     folders_in,
-    if_there,
     images_in,
     listing,
     make_record,
+    with_names,
 )
 from datasets.record import Record
 
@@ -22,8 +22,9 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
 
     A folder named good, normal, ok, free or background holds defect-free images. Names are the
     folders and the file, joined by _. `masks/` is optional and mirrors the folders: the mask of
-    train/crack/7.jpg is masks/train/crack/7.png. Where it exists, the truth of a defect-free image
-    without a mask is background everywhere.
+    train/crack/7.jpg is masks/train/crack/7.png, or 7.json, a LabelMe file, which may lie beside
+    the image instead. Where there are masks, the truth of a defect-free image without one is
+    background everywhere.
 
     Args:
         root: folder that holds the folders.
@@ -47,15 +48,20 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
             f"{root}: expected a folder of images for each class of defect, found {listing(root)}. "
             "Set data.root to the folder that holds them."
         )
-    has_masks = (root / MASKS).is_dir()
+    has_masks = (root / MASKS).is_dir() or any(
+        any(folder.glob("*.json")) for found in folders.values() for folder in found
+    )
 
     def records(folder: Path) -> tuple[Record, ...]:
         free = folder.name not in class_names
         classes = () if free else (class_names.index(folder.name),)
         found = []
         for path in images_in(folder):
-            mask = if_there((root / MASKS / path.relative_to(root)).with_suffix(".png"))
-            found.append(make_record(path, root, classes, mask, mask_level or None, has_masks))
+            mirrored = root / MASKS / path.relative_to(root)
+            places = (mirrored.with_suffix(".png"), mirrored.with_suffix(".json"))
+            mask = next(filter(Path.is_file, (*places, path.with_suffix(".json"))), None)
+            record = make_record(path, root, classes, mask, mask_level or None, has_masks)
+            found.append(with_names(record, class_names))
         return tuple(found)
 
     if official:

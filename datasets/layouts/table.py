@@ -4,7 +4,15 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.layouts.common import Layout, divide, find_file, make_record, refuse_missing
+from datasets.layouts.common import (
+    ANNOTATION_SUFFIX,
+    Layout,
+    divide,
+    find_file,
+    make_record,
+    refuse_missing,
+    with_names,
+)
 from datasets.record import Record
 
 SPLITS = ("train", "val", "test")
@@ -17,9 +25,10 @@ def read_table(
     """Read a CSV file with a line per image.
 
     Columns: image (path under root), then either classes (names joined by |, empty =
-    defect-free) or a column of 0 and 1 per class; optional mask (path under root, may be empty)
-    and split (train, val, test). Names are the folders and the file, joined by _. If there is a
-    mask column, the truth of a defect-free image without a mask is background everywhere.
+    defect-free) or a column of 0 and 1 per class; optional mask (picture or LabelMe file under
+    root, may be empty) and split (train, val, test). Names are the folders and the file, joined
+    by _. If there is a mask column, the truth of a defect-free image without a mask is background
+    everywhere.
 
     Args:
         root: folder the paths start from.
@@ -106,13 +115,15 @@ def _read_row(
     if split not in SPLITS:
         raise ValueError(f"expected split {', '.join(SPLITS)}, got {split!r}.")
     mask = _path_under(root, row["mask"]) if row.get("mask", "").strip() else None
-    if mask and len(present) > 1 and mask_level:
+    drawn = mask is not None and mask.suffix.lower() == ANNOTATION_SUFFIX
+    if mask and not drawn and len(present) > 1 and mask_level:
         raise ValueError(
             "expected one class for a grey mask, got "
             f"{len(present)}. Give masks of class indices and set data.mask_level=0."
         )
     level = mask_level if mask_level and len(present) < 2 else None
-    return split, make_record(image, root, present, mask, level, has_masks="mask" in row)
+    record = make_record(image, root, present, mask, level, has_masks="mask" in row)
+    return split, with_names(record, class_names)
 
 
 def _present(row: dict[str, str], class_names: tuple[str, ...]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ is part of every result:
 import argparse
 import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,17 +46,11 @@ from metrics import (
     auto_threshold,
     pooled_histogram,
 )
+from results import KINDS, append_results, percent, results_table
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
-KINDS = {  # kind: (folder in the run, what makes it)
-    "saliency": ("saliency", "make_saliency.py"),
-    "cam": ("cams", "make_cams.py"),
-    "pseudo_label": ("pseudo_labels", "make_pseudo_labels.py"),
-    "segmentation": ("predictions", "segmentation/infer.py"),
-}
 WITH_THRESHOLD = ("saliency", "cam")
 RULES = ("fixed", "auto", "oracle")
-TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classes
 RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule")  # only with --kind
 PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
 PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
@@ -150,7 +144,8 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
         print(f"{len(unfair)} images that the saliency maps were learnt from are not scored.")
     if not records:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
-        _append(out_dir / "results.jsonl", [])  # --table can tell "no masks" from "not scored yet"
+        # So that --table can tell "no masks" from "not scored yet".
+        append_results(out_dir / "results.jsonl", [])
         return
     unscored = [record.name for record in data.split(split) if record.mask is None]
     if unscored:
@@ -197,7 +192,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     rows = [_row(one, names) for one in judged]
     if histogram is not None:
         rows = [row | _saliency_row(histogram, row["threshold"], data.class_names) for row in rows]
-    _append(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
+    append_results(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
 
 
 def _unfair(out_dir: Path, config: Config, kind: str) -> set[str]:
@@ -291,7 +286,7 @@ def score_published(args: argparse.Namespace) -> None:
     if args.logfile:
         inputs = {"list": args.list, "predict_dir": args.predict_dir, "images": len(names)}
         about = {"comment": args.comment or "", **inputs, "commit": _commit(), "date": _now()}
-        _append(Path(args.logfile), [{**about, **row}])
+        append_results(Path(args.logfile), [{**about, **row}])
 
 
 def _published_thresholds(args: argparse.Namespace) -> list[float]:
@@ -334,7 +329,7 @@ def _print_curve(sweep: ThresholdSweep) -> None:
     print("threshold    mIoU  fg IoU      FP      FN")
     for threshold in sweep.thresholds:
         scores = sweep.confusion(threshold).scores()
-        print(f"{threshold:9.4f}" + "".join(f"{_percent(mean):>8}" for mean in scores[1:]))
+        print(f"{threshold:9.4f}" + "".join(f"{percent(mean):>8}" for mean in scores[1:]))
 
 
 def _score_lines(judged: Sequence[Judged], names: Sequence[str]) -> list[list[str]]:
@@ -345,7 +340,7 @@ def _score_lines(judged: Sequence[Judged], names: Sequence[str]) -> list[list[st
     columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
     titles = (*names, "mIoU", "fg IoU", "FP", "FN")
     lines = zip(titles, *columns, strict=True)
-    return [["class", *heads], *([title, *map(_percent, cells)] for title, *cells in lines)]
+    return [["class", *heads], *([title, *map(percent, cells)] for title, *cells in lines)]
 
 
 def _saliency_lines(
@@ -356,14 +351,14 @@ def _saliency_lines(
     lines = zip(class_names, *(histogram.recall(one.threshold) for one in judged), strict=True)
     best = "-" if scores.best_fg_threshold is None else f"{scores.best_fg_threshold:.3f}"
     return [
-        *([f"recall {name}", *map(_percent, recalls)] for name, *recalls in lines),
-        ["false alarm", *(_percent(histogram.false_alarm(one.threshold)) for one in judged)],
+        *([f"recall {name}", *map(percent, recalls)] for name, *recalls in lines),
+        ["false alarm", *(percent(histogram.false_alarm(one.threshold)) for one in judged)],
         ["defect-free images", str(histogram.defect_free_images)],
-        ["AUROC", _percent(scores.auroc)],
-        ["AP", _percent(scores.ap)],
-        ["max F", _percent(scores.max_f)],
-        ["MAE", _percent(scores.mae)],
-        ["best fg IoU", _percent(scores.best_fg_iou)],
+        ["AUROC", percent(scores.auroc)],
+        ["AP", percent(scores.ap)],
+        ["max F", percent(scores.max_f)],
+        ["MAE", percent(scores.mae)],
+        ["best fg IoU", percent(scores.best_fg_iou)],
         ["its threshold", best],
     ]
 
@@ -372,65 +367,6 @@ def _print_lines(lines: Sequence[Sequence[str]]) -> None:
     width = max(len(title) for title, *_ in lines)
     for title, *cells in lines:
         print(f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
-
-
-def results_table(path: Path) -> str:
-    """Return the latest result of each kind, split, labels and threshold rule as Markdown.
-
-    Raises:
-        FileNotFoundError: no results yet.
-        ValueError: a line is not a result.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected results. Run evaluation.py with --kind first.")
-    latest: dict[tuple[Any, ...], dict[str, str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            latest[_place(row)] = _cells(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
-                "Remove the line."
-            ) from error
-    rows = [latest[place] for place in sorted(latest)]
-    if not rows:
-        return "no results: none of the images has a mask to be scored against."
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    columns = [c for c in columns if c not in TABLE_END] + list(TABLE_END)
-    widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}
-    lines = [dict(zip(columns, columns, strict=True)), {c: "-" * widths[c] for c in columns}, *rows]
-    return "\n".join(
-        "| " + " | ".join(line.get(c, "-").ljust(widths[c]) for c in columns) + " |"
-        for line in lines
-    )
-
-
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return where a result stands in the table; of equal places the latest result counts."""
-    stage, split = list(KINDS).index(row["kind"]), SPLITS.index(row["split"])
-    return stage, row.get("cam_type", ""), row["labels"], split, row["threshold_rule"]
-
-
-def _cells(row: Mapping[str, Any]) -> dict[str, str]:
-    stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
-    threshold = row["threshold"]
-    chosen = "-" if threshold is None else f"{threshold:.3f} ({row['threshold_rule']})"
-    masks = f" + {row['masks_used']} masks" if row.get("masks_used") else ""
-    start = {"stage": stage, "split": row["split"], "labels": row["labels"] + masks}
-    ious = {name: _percent(iou) for name, iou in row["iou"].items()}
-    end = (_percent(row["miou"]), _percent(row["fg_iou"]), chosen)
-    return start | ious | dict(zip(TABLE_END, end, strict=True))
-
-
-def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _now() -> str:

@@ -27,9 +27,10 @@ Make a saliency map per image from images and image labels; no mask is opened bu
 saliency.generator says how: contrast (whether a class is dark or bright is learnt from the labels),
 feature (patches that differ from the rest of their image), normal (patches that no defect-free
 image has), variation (what varies within images of a class and not within defect-free ones),
-external (your own maps), fuse (several of them). What is learnt comes from the training
-split; maps are written for it and for data.eval_split. With --refine N a small network learns from
-these maps what is alike in all of them, N times over. --device is for networks."""
+external (your own maps), fuse (several of them), auto (normal and variation where there are
+defect-free images, else contrast). What is learnt comes from the training split; maps are written
+for it and for data.eval_split. With --refine N a small network learns from these maps what is alike
+in all of them, N times over. --device is for networks."""
 EPILOG = """\
 examples:
   python make_saliency.py

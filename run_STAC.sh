@@ -7,7 +7,8 @@ usage() {
 usage: bash run_STAC.sh [CONFIG ...] [--set KEY=VALUE ...] [--out DIR] [--device D] [--restart]
 
 Runs saliency, training, CAMs, pseudo labels and segmentation of one config, scores each against
-the masks where the data has them, and prints one table. Sets itself up first (see README, Install).
+the masks where the data has them, prints one table and writes OUT/report.html. Sets itself up
+first (see README, Install).
 
   CONFIG ...           settings of all stages; keys of a later file replace those of an earlier
                        one (default: configs/sample.toml, the built-in sample)
@@ -222,8 +223,9 @@ for line in "${fingerprints[@]}"; do
 done
 
 stage=table
-echo "[$count/$count] table: reads results.jsonl"
+echo "[$count/$count] table: reads results.jsonl, predictions/ -> writes report.html"
 call evaluation.py --out "$out" --table
+call report.py "${common[@]}"
 echo "every stage in $out is up to date, $(minutes_since "$begin_run")"
 if [[ $source == sample ]]; then
   echo "next, real images: bash run_STAC.sh configs/neu_seg_cpu.toml --set data.root=/path/to/NEU-Seg"

@@ -102,7 +102,7 @@ class DataConfig:
 class SaliencyConfig:
     """How the saliency maps are made. Lengths are shares of the image's shorter side."""
 
-    generator: str = "contrast"  # contrast, feature, normal, variation, external, fuse
+    generator: str = "contrast"  # contrast, feature, normal, variation, external, fuse, auto
     folder: str = ""  # external: folder with <name>.png
     blur: float = 0.01  # sigma of the Gaussian that removes noise
     windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
@@ -128,7 +128,7 @@ class SaliencyConfig:
     empty_defect_free: bool = True  # maps of defect-free images become all zero
 
     def __post_init__(self) -> None:
-        _check_choice("saliency.generator", self.generator, (*SALIENCY_PARTS, "fuse"))
+        _check_choice("saliency.generator", self.generator, (*SALIENCY_PARTS, "fuse", "auto"))
         _check_choice("saliency.polarity", self.polarity, ("auto", "both", "dark", "bright"))
         _check_not_negative("saliency", self, "blur")
         in_range = bool(self.windows) and all(0 < w <= 4 for w in self.windows)
@@ -138,7 +138,7 @@ class SaliencyConfig:
         _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
         _check(self.image_size >= 32, "saliency.image_size", "32 or more", self.image_size)
         _check_positive("saliency", self, "block")
-        if "normal" in (self.generator, *self.fuse):
+        if {"normal", "auto"} & {self.generator, *self.fuse}:
             fits = self.affinity_block == 0 or self.affinity_block > self.block
             _check(
                 fits, "saliency.affinity_block", "0 or above saliency.block", self.affinity_block

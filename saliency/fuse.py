@@ -22,6 +22,7 @@ PARTS = {
     "variation": variation.prepare,
 }
 MAX_IMAGES = 100  # per class, and defect-free, that parts are compared on
+AUTO_DEFECT_FREE = 20  # images from which `normal` knows what is normal
 TOP_SHARE = 0.01  # of a map's pixels, the highest: their mean says how salient the image is
 
 
@@ -49,6 +50,25 @@ def prepare(
         return combine([parts[p].make_map(one, image) for p, one in asked], "max")
 
     return Prepared(make_map, facts, tuple(lines), problems)
+
+
+def prepare_auto(
+    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+) -> Prepared:
+    """Prepare what the training images allow.
+
+    With `AUTO_DEFECT_FREE` defect-free images or more, `normal` and for classes that it does not
+    see `variation`; else `contrast`.
+    """
+    defect_free = sum(not record.classes for record in data.split("train"))
+    if defect_free < AUTO_DEFECT_FREE:
+        found = contrast.prepare(settings, data, records, device)
+        line = f"auto: contrast, as only {defect_free} training images are defect-free"
+    else:
+        settings = replace(settings, fuse=("normal", "variation"), fuse_rule="first")
+        found = prepare(settings, data, records, device)
+        line = f"auto: normal and variation, from {defect_free} defect-free training images"
+    return replace(found, lines=(line, *found.lines))
 
 
 def choose_parts(
@@ -132,4 +152,4 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (below / max(values.size - 1, 1)).reshape(values.shape)
 
 
-GENERATORS = {**PARTS, "fuse": prepare}  # saliency.generator: its `prepare`
+GENERATORS = {**PARTS, "auto": prepare_auto, "fuse": prepare}  # saliency.generator: its `prepare`

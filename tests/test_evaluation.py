@@ -13,8 +13,8 @@ import evaluation
 from configs import fingerprint, load
 from datasets.files import Cam, read_mask, write_cam, write_image, write_mask, write_saliency
 from datasets.published import read_published_cam
-from evaluation import results_table
 from metrics import ConfusionMatrix, ThresholdSweep, seed_mask
+from results import results_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = Path(os.environ.get("STAC_SHARED", ROOT.parent / "shared")) / "published_cams"

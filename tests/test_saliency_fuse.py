@@ -8,6 +8,7 @@ import torch
 from configs.schema import SaliencyConfig
 from datasets.files import write_image
 from datasets.record import Record
+from datasets.sources import Data
 from saliency import fuse
 from saliency.fuse import combine
 from saliency.generator import Prepared
@@ -113,3 +114,29 @@ def test_first_without_defect_free_images_is_refused(monkeypatch):
     data = types.SimpleNamespace(class_names=("hole",), split=lambda name: ())
     with pytest.raises(ValueError, match=r"fuse_rule=first: expected defect-free images"):
         fuse.prepare(settings, data, [], torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("num_free", "generators"), [(19, {"contrast"}), (20, {"normal", "variation"})]
+)
+def test_auto_goes_by_the_number_of_defect_free_images(monkeypatch, num_free, generators):
+    asked = set()
+
+    def part(name):
+        def prepare(settings, data, records, device):
+            asked.add(name)
+            return Prepared(lambda record, image: np.zeros(image.shape[:2], np.float32))
+
+        return prepare
+
+    parts = {name: part(name) for name in fuse.PARTS}
+    monkeypatch.setattr(fuse, "PARTS", parts)
+    monkeypatch.setattr(fuse.contrast, "prepare", parts["contrast"])
+    monkeypatch.setattr(fuse, "choose_parts", lambda settings, parts, data: ([0], ["told"]))
+    free = [Record(f"{i}", Path(f"{i}.png"), ()) for i in range(num_free)]
+    data = Data(("dent",), {"train": (Record("d", Path("d.png"), (0,)), *free)})
+
+    found = fuse.prepare_auto(SaliencyConfig(), data, [], torch.device("cpu"))
+
+    assert asked == generators
+    assert str(num_free) in found.lines[0]

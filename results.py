@@ -1,0 +1,78 @@
+"""The results of a run: one JSON line each in results.jsonl, and the table they make."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.schema import SPLITS
+
+KINDS = {  # kind: (folder in the run, what makes it)
+    "saliency": ("saliency", "make_saliency.py"),
+    "cam": ("cams", "make_cams.py"),
+    "pseudo_label": ("pseudo_labels", "make_pseudo_labels.py"),
+    "segmentation": ("predictions", "segmentation/infer.py"),
+}
+TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classes
+
+
+def results_table(path: Path) -> str:
+    """Return the latest result of each kind, split, labels and threshold rule as Markdown.
+
+    Raises:
+        FileNotFoundError: no results yet.
+        ValueError: a line is not a result.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected results. Run evaluation.py with --kind first.")
+    latest: dict[tuple[Any, ...], dict[str, str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            latest[_place(row)] = _cells(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
+                "Remove the line."
+            ) from error
+    rows = [latest[place] for place in sorted(latest)]
+    if not rows:
+        return "no results: none of the images has a mask to be scored against."
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [c for c in columns if c not in TABLE_END] + list(TABLE_END)
+    widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}
+    lines = [dict(zip(columns, columns, strict=True)), {c: "-" * widths[c] for c in columns}, *rows]
+    return "\n".join(
+        "| " + " | ".join(line.get(c, "-").ljust(widths[c]) for c in columns) + " |"
+        for line in lines
+    )
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return where a result stands in the table; of equal places the latest result counts."""
+    stage, split = list(KINDS).index(row["kind"]), SPLITS.index(row["split"])
+    return stage, row.get("cam_type", ""), row["labels"], split, row["threshold_rule"]
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
+    threshold = row["threshold"]
+    chosen = "-" if threshold is None else f"{threshold:.3f} ({row['threshold_rule']})"
+    masks = f" + {row['masks_used']} masks" if row.get("masks_used") else ""
+    start = {"stage": stage, "split": row["split"], "labels": row["labels"] + masks}
+    ious = {name: percent(iou) for name, iou in row["iou"].items()}
+    end = (percent(row["miou"]), percent(row["fg_iou"]), chosen)
+    return start | ious | dict(zip(TABLE_END, end, strict=True))
+
+
+def append_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON line a row; without rows the file is there all the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def percent(value: float | None) -> str:
+    """Return a value in % with two decimals, - where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"

@@ -12,30 +12,21 @@ tiles less well than the other types.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import Transform
 from tqdm import tqdm
 
-from configs import CamConfig, Config
+from configs import CamConfig
 from configs.command_line import load_run, run_stage, save_config, stage_parser
-from datasets.files import Cam, read_image, write_cam
-from datasets.native import native_loader, region_batches
+from datasets.files import Cam, write_cam
 from datasets.record import Record
 from datasets.sources import Data, read_data
-from datasets.transforms import as_image, eval_transform
-from models.cam import combine, min_max, resize_and_sum
+from localisation import localise_tiles, localise_whole, native_cam, scale_transforms
 from models.checkpoint import check_classes, load_checkpoint
-from models.device import amp_dtype, autocast, select_device
-from models.stac import Stac, image_scores, stac_from_checkpoint
-from models.tiles import Tile, blend, tiles_of
-from models.vit import whole_patches
+from models.device import amp_dtype, select_device
+from models.stac import stac_from_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in folders:
         (out_dir / folder / "meta.json").unlink(missing_ok=True)  # back when all CAMs are there
     dtype = amp_dtype(device, checkpoint["config"]["train"]["amp"])
-    transforms = _transforms(model, checkpoint, config.cam.scales)
+    transforms = scale_transforms(model, checkpoint, config.cam.scales)
     localise = localise_tiles if config.cam.tile else localise_whole
     for found in tqdm(
         localise(model, records, transforms, config, device, dtype),
@@ -85,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if labels == "predicted":
                 present = (found.scores >= config.cam.label_threshold).nonzero()[:, 0].tolist()
             chosen = [of_scale[:, present] for of_scale in found.maps[cam_type]]
-            cam = _native_cam(chosen, found.tiles, found.size)
+            cam = native_cam(chosen, found.tiles, found.size)
             path = out_dir / folder / f"{found.record.name}.npz"
             classes = np.array(present, dtype=np.int64)
             write_cam(path, Cam(cam, classes, found.scores.cpu().numpy()))
@@ -98,113 +89,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         (out_dir / folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     print(f"wrote the CAMs of {len(records)} images to {out_dir}/: {', '.join(folders)}")
     print(f"next: python make_pseudo_labels.py --config {out_dir / 'config.toml'} --out {out_dir}")
-
-
-class ScaledImages(Dataset):
-    """Gives each record's native size and its image at every scale."""
-
-    def __init__(self, records: Sequence[Record], transforms: Sequence[Transform]):
-        self.records = records
-        self.transforms = transforms
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[Record, tuple[int, int], list[Tensor]]:
-        record = self.records[index]
-        pixels = read_image(record.image)
-        size = pixels.shape[:2]
-        return record, size, [transform(as_image(pixels)) for transform in self.transforms]
-
-
-class Localised(NamedTuple):
-    """What the model says about one image, at the resolution of the patches."""
-
-    record: Record
-    size: tuple[int, int]  # native (H, W)
-    tiles: list[Tile]  # T; one where the image was not cut
-    maps: dict[str, list[Tensor]]  # per CAM type and scale (T, K, h_s, w_s)
-    scores: Tensor  # (K,)
-
-
-def localise_whole(
-    model: Stac,
-    records: Sequence[Record],
-    transforms: Sequence[Transform],
-    config: Config,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> Iterator[Localised]:
-    """Run the model on whole images, cam.batch_size of them at a time."""
-    loader = DataLoader(
-        ScaledImages(records, transforms),
-        config.cam.batch_size,
-        num_workers=config.data.workers,
-        collate_fn=_collate,
-    )
-    for batch in loader:
-        with autocast(device, dtype):
-            maps, scores = scaled_cams(model, batch["images"], config.cam, device)
-        for i, record in enumerate(batch["records"]):
-            of_image = {t: [scale[i : i + 1] for scale in scales] for t, scales in maps.items()}
-            size = batch["sizes"][i]
-            yield Localised(record, size, tiles_of(size, 0, 0), of_image, scores[i])
-
-
-def localise_tiles(
-    model: Stac,
-    records: Sequence[Record],
-    transforms: Sequence[Transform],
-    config: Config,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> Iterator[Localised]:
-    """Run the model on the tiles of one image after the other, cam.batch_size tiles at a time."""
-    cam = config.cam
-    for record, pixels in native_loader(records, config.data.workers):
-        size = pixels.shape[:2]
-        tiles = tiles_of(size, cam.tile, cam.tile_overlap)
-        regions = [(tile.rows, tile.columns) for tile in tiles]
-        parts, scores = [], []
-        for images in region_batches(pixels, regions, transforms, cam.batch_size):
-            with autocast(device, dtype):
-                maps, of_batch = scaled_cams(model, images, cam, device)
-            parts.append(maps)
-            scores.append(of_batch)
-        joined = {
-            cam_type: [torch.cat(s) for s in zip(*(part[cam_type] for part in parts), strict=True)]
-            for cam_type in cam.types
-        }
-        yield Localised(record, size, tiles, joined, torch.cat(scores).amax(0))
-
-
-@torch.no_grad()
-def scaled_cams(
-    model: Stac, images: Sequence[Tensor], cam: CamConfig, device: torch.device
-) -> tuple[dict[str, list[Tensor]], Tensor]:
-    """Run the model at every scale, with the mirror image where `cam.flip` is set.
-
-    Args:
-        model: localiser.
-        images: a (B, 3, H_s, W_s) batch per scale.
-        cam: its types and flip are used.
-        device: of the model.
-
-    Returns:
-        For each type and scale the maps (B, K, h_s, w_s), mirror image added, not normalised;
-        and the image scores (B, K), averaged over scales and flips.
-    """
-    maps: dict[str, list[Tensor]] = {cam_type: [] for cam_type in cam.types}
-    scores = []
-    for batch in images:
-        batch = batch.to(device)
-        views = [batch, batch.flip(-1)] if cam.flip else [batch]
-        outputs = [model(view) for view in views]
-        scores += [image_scores(output) for output in outputs]
-        for cam_type, of_scales in maps.items():
-            parts = [combine(cam_type, o.class_attention, o.patch_map) for o in outputs]
-            of_scales.append(sum([parts[0], *(part.flip(-1) for part in parts[1:])]))
-    return maps, torch.stack(scores).mean(0).float()
 
 
 def cam_folders(cam: CamConfig) -> dict[str, tuple[str, str]]:
@@ -223,38 +107,6 @@ def cam_folders(cam: CamConfig) -> dict[str, tuple[str, str]]:
 def records_of(data: Data, splits: Sequence[str]) -> list[Record]:
     """Return the records of several splits, each record once."""
     return list({record.name: record for split in splits for record in data.split(split)}.values())
-
-
-def _native_cam(maps: Sequence[Tensor], tiles: Sequence[Tile], size: tuple[int, int]) -> np.ndarray:
-    """Resize (T, M, h_s, w_s) maps of all scales to the tiles, add, blend, normalise each class."""
-    if not maps[0].shape[1]:
-        return np.zeros((0, *size), np.float32)
-    of_tiles = (
-        (tile, resize_and_sum([of_scale[t] for of_scale in maps], tile.size))
-        for t, tile in enumerate(tiles)
-    )
-    cam = blend(of_tiles, size)
-    for of_class in cam:  # one at a time: min_max makes several copies
-        of_class.copy_(min_max(of_class))
-    return cam.cpu().numpy()
-
-
-def _transforms(
-    model: Stac, checkpoint: dict[str, Any], scales: Sequence[float]
-) -> list[Transform]:
-    height, width = checkpoint["config"]["train"]["image_size"]
-    sizes = [(round(height * scale), round(width * scale)) for scale in scales]
-    patch = model.encoder.patch_size
-    return [
-        eval_transform(whole_patches(size, patch), checkpoint["mean"], checkpoint["std"])
-        for size in sizes
-    ]
-
-
-def _collate(items: list[tuple[Record, tuple[int, int], list[Tensor]]]) -> dict[str, Any]:
-    records, sizes, images = zip(*items, strict=True)
-    batches = [torch.stack(of_scale) for of_scale in zip(*images, strict=True)]
-    return {"records": records, "sizes": sizes, "images": batches}
 
 
 if __name__ == "__main__":

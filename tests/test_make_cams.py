@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import localisation
 import make_cams
 from configs import CamConfig, Config, load, to_dict
 from datasets.files import read_cam, read_image
@@ -98,7 +99,7 @@ def test_scales_and_flip_match_one_image_at_a_time():
     generator = torch.Generator().manual_seed(1)
     images = [torch.randn(2, 3, 48, 64, generator=generator)]
     images.append(torch.randn(2, 3, 80, 96, generator=generator))
-    maps, scores = make_cams.scaled_cams(
+    maps, scores = localisation.scaled_cams(
         model, images, CamConfig(types=("patchcam", "fused")), torch.device("cpu")
     )
     with torch.no_grad():
@@ -119,18 +120,18 @@ def test_a_mirrored_image_gives_mirrored_maps():
     model = small_model()
     image = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(2))
     cam, device = CamConfig(types=("patchcam",)), torch.device("cpu")
-    plain = make_cams.scaled_cams(model, [image], cam, device)[0]["patchcam"][0]
-    mirrored = make_cams.scaled_cams(model, [image.flip(-1)], cam, device)[0]["patchcam"][0]
+    plain = localisation.scaled_cams(model, [image], cam, device)[0]["patchcam"][0]
+    mirrored = localisation.scaled_cams(model, [image.flip(-1)], cam, device)[0]["patchcam"][0]
     torch.testing.assert_close(mirrored.flip(-1), plain)
 
 
 def test_native_cam_is_normalised_per_class():
     maps = torch.rand(1, 2, 3, 4, generator=torch.Generator().manual_seed(3))
     tiles = tiles_of((9, 11), 0, 0)
-    cam = make_cams._native_cam([maps], tiles, (9, 11))
+    cam = localisation.native_cam([maps], tiles, (9, 11))
     expected = min_max(torch.nn.functional.interpolate(maps, (9, 11), mode="bilinear")[0])
     np.testing.assert_allclose(cam, expected.numpy(), rtol=1e-6)
-    empty = make_cams._native_cam([torch.zeros(1, 0, 3, 4)], tiles, (9, 11))
+    empty = localisation.native_cam([torch.zeros(1, 0, 3, 4)], tiles, (9, 11))
     assert empty.shape == (0, 9, 11)
 
 

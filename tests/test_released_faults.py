@@ -21,6 +21,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import evaluation
+import localisation
 import make_cams
 import make_pseudo_labels
 import make_saliency
@@ -303,11 +304,11 @@ def test_fault_05_maps_are_not_shifted_by_a_size_that_is_no_multiple_of_the_patc
     write_image(tmp_path / "spot.png", pixels)
     facts = {"config": {"train": {"image_size": [200, 250]}}, "mean": [0.0] * 3, "std": [1.0] * 3}
     model, cam = Brightness(), CamConfig(types=("patchcam",), flip=False)
-    transforms = make_cams._transforms(model, facts, (1.0, 1.1))
+    transforms = localisation.scale_transforms(model, facts, (1.0, 1.1))
     record = Record("spot", tmp_path / "spot.png", (0,))
-    _, size, images = make_cams.ScaledImages([record], transforms)[0]
-    maps, _ = make_cams.scaled_cams(model, [image[None] for image in images], cam, CPU)
-    (found,) = make_cams._native_cam(maps["patchcam"], tiles_of(size, 0, 0), size)
+    _, size, images = localisation.ScaledImages([record], transforms)[0]
+    maps, _ = localisation.scaled_cams(model, [image[None] for image in images], cam, CPU)
+    (found,) = localisation.native_cam(maps["patchcam"], tiles_of(size, 0, 0), size)
     assert found.shape == (200, 250)
     centre = [(found * place).sum() / found.sum() for place in np.indices(found.shape)]
     assert centre == pytest.approx([149.5, 39.5], abs=1)

@@ -15,7 +15,7 @@ from datasets.record import Record
 from datasets.sources import read_data
 from datasets.transforms import eval_transform
 from models.checkpoint import load_checkpoint, save_checkpoint
-from segmentation import infer, train
+from segmentation import infer, prediction, train
 from segmentation.networks import build_network
 
 CLASSES = ("inclusion", "patches", "scratches")
@@ -282,8 +282,8 @@ def test_flip_average_of_a_mirrored_image_is_mirrored():
     network = build_network("deeplabv3plus", "resnet18", "none", 4).eval()
     image = torch.randn(1, 3, 32, 48)
 
-    direct = infer.flip_averaged(network, image)
-    mirrored = infer.flip_averaged(network, image.flip(-1))
+    direct = prediction.flip_averaged(network, image)
+    mirrored = prediction.flip_averaged(network, image.flip(-1))
 
     torch.testing.assert_close(mirrored.flip(-1), direct)
     with torch.no_grad():
@@ -295,12 +295,12 @@ def test_prediction_is_the_best_class_of_the_resized_logits():
     row = torch.tensor([-3.0, -1.0, 1.0, 3.0])
     logits = torch.stack([torch.zeros(2, 4), row.repeat(2, 1)])
 
-    prediction = infer.best_class(infer.resized(logits, (3, 8)))
+    mask = prediction.best_class(prediction.resized(logits, (3, 8)))
 
-    assert prediction.dtype == np.uint8
-    assert prediction.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 3
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 3
     same_size = F.interpolate(logits[None], (2, 4), mode="nearest")[0].argmax(0)
-    assert infer.best_class(infer.resized(logits, (2, 4))).tolist() == same_size.tolist()
+    assert prediction.best_class(prediction.resized(logits, (2, 4))).tolist() == same_size.tolist()
 
 
 def test_an_image_that_fits_a_tile_is_not_changed_by_tiling(run):
@@ -329,10 +329,13 @@ def test_tiles_are_put_back_where_they_were_cut(tmp_path, batch_size):
     section = {"tile": 48, "tile_overlap": 0.3, "batch_size": batch_size}
     config = from_dict({"segmentation": section})
     transform = eval_transform((48, 48), (0, 0, 0), (1, 1, 1))
-    found = infer.predict_tiles(Brightness(), records, transform, config, torch.device("cpu"), None)
-    for (name, prediction), record in zip(found, records, strict=True):
+    found = prediction.predict_tiles(
+        Brightness(), records, transform, config, torch.device("cpu"), None
+    )
+    for (name, logits), record in zip(found, records, strict=True):
         assert name == record.name
-        np.testing.assert_array_equal(prediction, read_image(record.image)[..., 0] >= 128)
+        mask = prediction.best_class(logits)
+        np.testing.assert_array_equal(mask, read_image(record.image)[..., 0] >= 128)
 
 
 def test_classes_of_another_data_set_are_refused(run):

@@ -48,6 +48,7 @@ TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
 LABEL_ORIGINS = ("given", "predicted")
 SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
+SEGMENTATION_LOSSES = ("ce", "generalised", "symmetric", "bootstrapped")
 FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
 GRAINS = ("auto", "none", "vertical", "horizontal")
 AMP_MODES = ("auto", "bf16", "fp16", "off")
@@ -367,7 +368,13 @@ class SegmentationConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-2
     warmup_steps: int = 50
-    dice: float = 1.0  # weight of the Dice loss beside cross-entropy
+    # Of the pixels: ce, or one that bounds what wrong pseudo labels do: generalised, symmetric,
+    # bootstrapped (segmentation.losses).
+    loss: str = "ce"
+    robustness: float = 0.7  # q of the generalised cross-entropy
+    dice: float = 1.0  # weight of the Dice loss beside it
+    absent: float = 0.0  # weight of no pixel being of a class that its image lacks; 0 = off
+    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     flip: bool = True
     rotate: bool = False
     jitter: float = 0.3
@@ -383,13 +390,18 @@ class SegmentationConfig:
 
     def __post_init__(self) -> None:
         _check_choice("segmentation.network", self.network, ("deeplabv3plus",))
+        _check_choice("segmentation.loss", self.loss, SEGMENTATION_LOSSES)
+        in_range = 0 < self.robustness <= 1
+        _check(in_range, "segmentation.robustness", "a number in (0, 1]", self.robustness)
+        _check(0 <= self.ema < 1, "segmentation.ema", "a number in [0, 1)", self.ema)
         _check_choice("segmentation.amp", self.amp, AMP_MODES)
         _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))
         _check_size("segmentation.image_size", self.image_size)
         _check_part("segmentation.crop", self.crop)
         _check_tiles("segmentation", self.tile, self.tile_overlap)
         _check_positive("segmentation", self, "epochs", "batch_size", "lr")
-        zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "jitter", "seed")
+        zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "absent")
+        zero_is_off += ("jitter", "seed")
         _check_not_negative("segmentation", self, *zero_is_off)
         square = self.image_size[0] == self.image_size[1]
         _check(square or not self.rotate, "segmentation.rotate", "false unless square", self.rotate)

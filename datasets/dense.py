@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from datasets.crops import aim, crop_generator, place_crop
 from datasets.files import read_image, read_mask
-from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.record import BACKGROUND, IGNORE, Record, label_vector
 from datasets.transforms import transform_together
 
 
@@ -20,6 +21,7 @@ class DenseSample(TypedDict):
 
     image: Tensor  # (3, H, W) float32, normalised
     mask: Tensor  # (H, W) int64, 0..K and 255
+    label: Tensor  # (K,) float32 multi-hot, of the whole image
     name: str
 
 
@@ -91,4 +93,5 @@ class DenseDataset(Dataset):
             crop = place_crop(mask.shape, self.crop, generator, aim(foreground, generator))
             image, mask = image[crop], mask[crop]
         image, mask = transform_together(self.transform, image, mask, self.seed, self.epoch, index)
-        return DenseSample(image=image, mask=mask[0].long(), name=record.name)
+        label = torch.tensor(label_vector(record, self.num_classes))
+        return DenseSample(image=image, mask=mask[0].long(), label=label, name=record.name)

@@ -11,17 +11,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from timm.utils import ModelEmaV3
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from configs import Config, SegmentationConfig, refuse_other_settings, to_dict
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.dense import DenseDataset
-from datasets.record import IGNORE
 from datasets.sources import read_data
 from datasets.transforms import eval_transform, train_transform
 from metrics import ConfusionMatrix
@@ -36,6 +34,7 @@ from models.optim import (
     set_lr,
     warmup_cosine,
 )
+from segmentation.losses import dense_loss
 from segmentation.networks import build_network, network_size, normalisation
 
 MIN_LR_SHARE = 0.01  # of segmentation.lr: first and last rate of the schedule
@@ -76,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_network(
         settings.network, settings.encoder, settings.pretrained, num_classes + 1
     ).to(device)
+    average = ModelEmaV3(model, settings.ema, use_warmup=True) if settings.ema else None
+    kept = average.module if average else model  # the weights that are validated and written
     num_steps = min(settings.epochs * steps_per_epoch, settings.max_steps or 10**9)
     warmup_steps = min(settings.warmup_steps, num_steps // 2)
     groups = parameter_groups(model, settings.weight_decay)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_other_settings(
             checkpoint["config"], config, RESUME_SECTIONS, "segmentation/checkpoint.pt"
         )
-        state = restore_training(checkpoint, model, optimizer, scaler)
+        state = restore_training(checkpoint, model, optimizer, scaler, average)
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
     _print_start(model, fit_data, val_data, size, device, dtype, num_steps)
@@ -113,12 +114,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             set_lr(optimizer, lr)
             with autocast(device, dtype):
                 logits = model(batch["image"].to(device, non_blocking=True))
-            total, terms = dense_loss(logits, batch["mask"].to(device), settings.dice)
+            total, terms = dense_loss(
+                logits,
+                batch["mask"].to(device),
+                batch["label"].to(device),
+                kind=settings.loss,
+                robustness=settings.robustness,
+                dice_weight=settings.dice,
+                absent_weight=settings.absent,
+            )
             values = {"loss": total.item(), **{name: term.item() for name, term in terms.items()}}
             finite_or_raise(values, epoch + 1, state["step"] + 1)
             scaler.scale(total).backward()
             optimizer_step(model, optimizer, scaler, CLIP_NORM)
             state["step"] += 1
+            if average:
+                average.update(model, state["step"])
             rows.append(values)
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in rows[-1].items()})
@@ -126,15 +137,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 break
         state["epoch"] += 1
 
-        miou = validate(model, val_data, config, device, dtype)
+        miou = validate(kept, val_data, config, device, dtype)
         line = {"epoch": state["epoch"], "step": state["step"], "lr": lr, **mean_terms(rows)}
         line |= {"val_miou": miou, "seconds": round(time.monotonic() - started, 1)}
         is_best = miou > state["best_miou"]
         state["best_miou"] = max(miou, state["best_miou"])
         if is_best:
-            best = {"model": model.state_dict(), "progress": dict(state)}
+            best = {"model": kept.state_dict(), "progress": dict(state)}
             save_checkpoint(folder / "best.pt", facts | best)
-        content = facts | training_state(model, optimizer, scaler, state)
+        content = facts | training_state(model, optimizer, scaler, state, average)
         save_checkpoint(folder / "checkpoint.pt", content)
         with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -148,31 +159,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"pseudo labels {state['best_miou']:.2f} %)"
     )
     print(f"next: python -m segmentation.infer --config {out_dir / 'config.toml'} --out {out_dir}")
-
-
-def dense_loss(
-    logits: Tensor, masks: Tensor, dice_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return cross-entropy plus weighted Dice over the pixels that are not 255, in float32.
-
-    A batch of ignored pixels alone gives zeros. Dice is averaged over all K + 1 mask classes;
-    those absent from the batch count as 0.
-
-    Args:
-        logits: (B, K + 1, H, W).
-        masks: (B, H, W) int64 mask values.
-        dice_weight: 0 or more.
-
-    Returns:
-        The sum, and the terms cross_entropy and dice unweighted; 0-d.
-    """
-    logits = logits.float()
-    num_pixels = (masks != IGNORE).sum().clamp(min=1)
-    cross_entropy = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
-    cross_entropy = cross_entropy / num_pixels
-    dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks)
-    terms = {"cross_entropy": cross_entropy, "dice": dice}
-    return cross_entropy + dice_weight * dice, terms
 
 
 @torch.no_grad()

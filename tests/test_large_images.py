@@ -34,6 +34,8 @@ amp = "off"
 scales = [1.0, 1.5]
 batch_size = 4
 tile = 1000
+[pseudo_label]
+refine_steps = 2
 [segmentation]
 encoder = "tu-mobilenetv3_small_050"
 pretrained = "none"

@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs[out_dir / f"{name}_{seed}"] = (name, variant, changes, fingerprint(whole))
 
     saliency_dir = out_dir / "saliency_run"
-    _stage(["make_saliency.py"], args, [], saliency_dir, [])
+    run_script(["make_saliency.py"], args, [], saliency_dir, [])
     rows = []
     for run_dir, (name, variant, changes, config_sha) in runs.items():
-        found = _results(run_dir, config_sha)
+        found = results_of(run_dir, config_sha)
         if len(found) < len(CAM_TYPES) * len(RULES):
             print(f"{run_dir}: {variant}, {changes[0]}", flush=True)
             (run_dir / "results.jsonl").unlink(missing_ok=True)
@@ -60,20 +60,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                 score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
                 stages.append([*score, "--threshold-rule", *RULES])
             for words in stages:
-                _stage(words, args, [variant], run_dir, changes)
-            found = _results(run_dir, config_sha)
+                run_script(words, args, [variant], run_dir, changes)
+            found = results_of(run_dir, config_sha)
         rows += [{"variant": name, **row} for row in found]
     print(table(rows, config.data.eval_split))
 
 
-def _results(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:
+def results_of(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:
     """Return the rows of a run that were scored with these settings."""
     path = run_dir / "results.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [row for row in map(json.loads, lines) if row["config_sha"] == config_sha]
 
 
-def _stage(
+def run_script(
     words: list[str],
     args: argparse.Namespace,
     variants: list[str],
@@ -92,14 +92,16 @@ def _stage(
     log = out_dir / "stages.log"
     with log.open("a", encoding="utf-8") as file:
         done = subprocess.run(
-            [sys.executable, words[0], *common, *words[1:]],
+            [sys.executable, *words, *common],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise RuntimeError(f"{words[0]}: expected exit code 0, got {done.returncode}. See {log}.")
+        raise RuntimeError(
+            f"{' '.join(words[:2])}: expected exit code 0, got {done.returncode}. See {log}."
+        )
 
 
 def table(rows: Sequence[dict[str, Any]], split: str) -> str:
@@ -117,13 +119,14 @@ def table(rows: Sequence[dict[str, Any]], split: str) -> str:
         for row in rows:
             if row["variant"] == variant:
                 scores[row["cam_type"], row["threshold_rule"]].append(row["miou"])
-        cells = (f"{statistics.mean(s):.2f} ± {_deviation(s):.2f}" for s in scores.values())
+        cells = (f"{statistics.mean(s):.2f} ± {deviation(s):.2f}" for s in scores.values())
         runs = len(next(iter(scores.values())))
         lines.append(f"| {variant} | {runs} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _deviation(values: Sequence[float]) -> float:
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation, 0 of one value."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 

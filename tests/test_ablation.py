@@ -29,8 +29,8 @@ def test_table_shows_mean_and_sample_deviation_over_seeds():
 def test_results_of_other_settings_are_not_taken(tmp_path):
     lines = [{"miou": 1.0, "config_sha": "old"}, {"miou": 2.0, "config_sha": "new"}]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert ablation._results(tmp_path, "new") == lines[1:]
-    assert ablation._results(tmp_path / "nowhere", "new") == []
+    assert ablation.results_of(tmp_path, "new") == lines[1:]
+    assert ablation.results_of(tmp_path / "nowhere", "new") == []
 
 
 def test_a_wrong_variant_is_found_before_anything_is_trained(tmp_path):

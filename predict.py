@@ -35,7 +35,7 @@ from datasets.files import IMAGE_SUFFIXES, read_image, write_image, write_mask
 from datasets.pictures import paint_mask
 from datasets.record import BACKGROUND, Record
 from datasets.transforms import eval_transform
-from localisation import localise_tiles, localise_whole, native_cam, scale_transforms
+from localisation import Localised, localise_tiles, localise_whole, native_cam, scale_transforms
 from metrics import seed_mask
 from models.checkpoint import load_checkpoint
 from models.device import amp_dtype, select_device
@@ -77,15 +77,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     records, problems = readable(find_images(args.images))
     device = select_device(args.device)
-    threshold = run_threshold(run, localiser) if args.threshold is None else args.threshold
     scores = {}
-    if segmenter and localiser:
-        scores = dict(image_scores_of(localiser, records, device))
-    found = (
-        segment(segmenter, records, device)
-        if segmenter
-        else localise(localiser, records, device, threshold)
-    )
+    if segmenter:
+        if localiser:
+            scores = dict(image_scores_of(localiser, records, device))
+        found = segment(segmenter, records, device)
+    else:
+        threshold = args.threshold
+        if threshold is None:
+            threshold = run_threshold(run, localiser.config)
+        found = localise(localiser, records, device, threshold)
     summary: list[list] = []
     images: list[dict[str, Any]] = []
     annotations: dict[str, list[dict[str, Any]]] = {form: [] for form in args.format}
@@ -208,12 +209,12 @@ def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     return good, problems
 
 
-def run_threshold(run: Path, localiser: Model | None) -> float:
+def run_threshold(run: Path, config: Config) -> float:
     """Return the threshold of the run's pseudo labels, or the one its config names."""
     path = run / "pseudo_labels/meta.json"
     if path.is_file():
         return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
-    return localiser.config.pseudo_label.threshold if localiser else 0.5
+    return config.pseudo_label.threshold
 
 
 def segment(model: Model, records: Sequence[Record], device: torch.device) -> Iterator[Found]:
@@ -262,7 +263,9 @@ def image_scores_of(
         yield one.record.name, one.scores.cpu().numpy()
 
 
-def _localised(model: Model, records: Sequence[Record], device: torch.device) -> Iterator:
+def _localised(
+    model: Model, records: Sequence[Record], device: torch.device
+) -> Iterator[Localised]:
     config, checkpoint = model.config, model.checkpoint
     network = stac_from_checkpoint(checkpoint).to(device)
     transforms = scale_transforms(network, checkpoint, config.cam.scales)

@@ -17,7 +17,6 @@ Studio. A picture that cannot be read is named at the end, after all others are 
 
 import argparse
 import csv
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,29 +28,21 @@ import torch
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from configs import Config, from_dict
 from configs.command_line import run_stage
-from datasets.files import IMAGE_SUFFIXES, read_image, write_image, write_mask
+from datasets.files import list_images, read_image, write_image, write_mask
 from datasets.pictures import paint_mask
 from datasets.record import BACKGROUND, Record
 from datasets.transforms import eval_transform
 from localisation import Localised, localise_tiles, localise_whole, native_cam, scale_transforms
 from metrics import seed_mask
-from models.checkpoint import load_checkpoint
 from models.device import amp_dtype, select_device
 from models.refine import pixel_adaptive_refinement
 from models.stac import stac_from_checkpoint
 from segmentation.networks import network_size
 from segmentation.prediction import network_from_checkpoint, predict_tiles, predict_whole
+from trained import Trained, load_trained, run_threshold
 
 COCO_FORMATS = {"coco": "coco.json", "coco-polygons": "coco_polygons.json"}
-
-
-class Model(NamedTuple):
-    """A checkpoint and what it was trained with."""
-
-    checkpoint: dict[str, Any]
-    config: Config
 
 
 class Found(NamedTuple):
@@ -68,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     run = Path(args.run)
     to = Path(args.to) if args.to else run / "found"
-    segmenter, localiser = load_models(run, args.tile)
+    segmenter, localiser = load_trained(run, args.tile)
     class_names = (segmenter or localiser).checkpoint["class_names"]
     if segmenter and localiser and localiser.checkpoint["class_names"] != class_names:
         raise ValueError(
@@ -124,42 +115,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def load_models(run: Path, tile: int | None) -> tuple[Model | None, Model | None]:
-    """Return the segmentation network and the localiser of a run, None where there is none.
-
-    Args:
-        run: folder of the run.
-        tile: replaces the side of the tiles that both were configured with.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    models = []
-    for folder, names, made_by in (
-        ("segmentation", ("best.pt", "checkpoint.pt"), "segmentation/train.py"),
-        ("stac", ("checkpoint.pt", "best.pt"), "train_stac.py"),
-    ):
-        path = next((run / folder / n for n in names if (run / folder / n).is_file()), None)
-        if path is None:
-            models.append(None)
-            continue
-        checkpoint = load_checkpoint(path, made_by)
-        config = from_dict(checkpoint["config"])
-        if tile is not None:
-            config = dataclasses.replace(
-                config,
-                cam=dataclasses.replace(config.cam, tile=tile),
-                segmentation=dataclasses.replace(config.segmentation, tile=tile),
-            )
-        models.append(Model(checkpoint, config))
-    if not any(models):
-        raise FileNotFoundError(
-            f"{run}: expected segmentation/best.pt or stac/checkpoint.pt, found neither. Train "
-            "first (run_STAC.sh), or correct --run."
-        )
-    return models[0], models[1]
-
-
 def find_images(given: Sequence[str]) -> list[Record]:
     """Return a record of every picture, named by its path below the folder that was given.
 
@@ -169,22 +124,7 @@ def find_images(given: Sequence[str]) -> list[Record]:
     """
     records: dict[str, Record] = {}
     for entry in given:
-        path = Path(entry).expanduser()
-        if path.is_dir():
-            files = [(file, file.relative_to(path)) for file in sorted(path.rglob("*"))]
-        elif path.is_file():
-            files = [(path, Path(path.name))]
-        else:
-            start = Path(path.anchor or ".")
-            matches = sorted(start.glob(str(path.relative_to(path.anchor))))
-            files = [(file, Path(file.name)) for file in matches]
-        files = [(f, r) for f, r in files if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
-            raise FileNotFoundError(
-                f"{entry}: expected a picture, a folder with pictures or a pattern of some "
-                f"({', '.join(IMAGE_SUFFIXES)}), found none. Correct the path."
-            )
-        for file, relative in files:
+        for file, relative in list_images(entry):
             name = "_".join(relative.with_suffix("").parts)
             known = records.get(name)
             if known and known.image.resolve() != file.resolve():
@@ -209,15 +149,7 @@ def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     return good, problems
 
 
-def run_threshold(run: Path, config: Config) -> float:
-    """Return the threshold of the run's pseudo labels, or the one its config names."""
-    path = run / "pseudo_labels/meta.json"
-    if path.is_file():
-        return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
-    return config.pseudo_label.threshold
-
-
-def segment(model: Model, records: Sequence[Record], device: torch.device) -> Iterator[Found]:
+def segment(model: Trained, records: Sequence[Record], device: torch.device) -> Iterator[Found]:
     """Give the best class of each pixel, and the highest probability of each class."""
     config, checkpoint = model.config, model.checkpoint
     network = network_from_checkpoint(checkpoint).to(device)
@@ -233,7 +165,7 @@ def segment(model: Model, records: Sequence[Record], device: torch.device) -> It
 
 
 def localise(
-    model: Model, records: Sequence[Record], device: torch.device, threshold: float
+    model: Trained, records: Sequence[Record], device: torch.device, threshold: float
 ) -> Iterator[Found]:
     """Give the refined CAMs of the classes whose score is high enough, cut at the threshold."""
     config, (cam_type, *_) = model.config, model.config.cam.types
@@ -253,7 +185,7 @@ def localise(
 
 
 def image_scores_of(
-    model: Model, records: Sequence[Record], device: torch.device
+    model: Trained, records: Sequence[Record], device: torch.device
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Give the name of each image and its scores (K,) in [0, 1]."""
     progress = tqdm(
@@ -264,7 +196,7 @@ def image_scores_of(
 
 
 def _localised(
-    model: Model, records: Sequence[Record], device: torch.device
+    model: Trained, records: Sequence[Record], device: torch.device
 ) -> Iterator[Localised]:
     config, checkpoint = model.config, model.checkpoint
     network = stac_from_checkpoint(checkpoint).to(device)

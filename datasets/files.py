@@ -45,6 +45,33 @@ class Cam(NamedTuple):
     scores: np.ndarray
 
 
+def list_images(given: str) -> list[tuple[Path, Path]]:
+    """Return the pictures at a path, each with its path below the folder that was given.
+
+    Args:
+        given: a picture, a folder (with all below it) or a pattern, which may begin with ~.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        files = [(file, file.relative_to(path)) for file in sorted(path.rglob("*"))]
+    elif path.is_file():
+        files = [(path, Path(path.name))]
+    else:
+        pattern = str(path.relative_to(path.anchor))
+        matches = sorted(Path(path.anchor or ".").glob(pattern))
+        files = [(file, Path(file.name)) for file in matches]
+    files = [(f, r) for f, r in files if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise FileNotFoundError(
+            f"{given}: expected a picture, a folder with pictures or a pattern of some "
+            f"({', '.join(IMAGE_SUFFIXES)}), found none. Correct the path."
+        )
+    return files
+
+
 def read_image(path: Path) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 RGB.
 

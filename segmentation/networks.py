@@ -11,6 +11,7 @@ from models.vit import whole_patches
 from models.weights import find_weights, read_state_dict
 
 STRIDE = 16  # DeepLabV3+ takes sizes divisible by the stride of its encoder's last map
+UNET_STRIDE = 32  # a U-Net halves five times
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB in [0, 1]
 # Parts of published classifiers behind the last map that the encoder keeps.
 UNUSED_KEYS = (
@@ -118,6 +119,11 @@ def normalisation(encoder: str, pretrained: str) -> tuple[tuple[float, ...], tup
         published = smp.encoders.get_preprocessing_params(encoder, "imagenet")
         return tuple(published["mean"]), tuple(published["std"])
     return IMAGENET
+
+
+def size_multiple(network: str) -> int:
+    """Return what height and width of the images of a network must be multiples of."""
+    return UNET_STRIDE if network == "unet" else STRIDE
 
 
 def network_size(size: tuple[int, int]) -> tuple[int, int]:

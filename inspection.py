@@ -1,0 +1,209 @@
+"""Further scores of masks and maps: what inspection asks beyond IoU. Arrays in, figures out.
+
+Pixels whose mask is 255 are not scored. All shares are in %.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from sklearn.metrics import auc, roc_auc_score
+
+from datasets.record import BACKGROUND, IGNORE
+from metrics import ConfusionMatrix
+
+TOLERANCE = 2  # pixels that a predicted border may lie beside the true one
+MAX_FPR = 0.3  # of AUPRO; Bergmann et al. 2021, "The MVTec Anomaly Detection Dataset"
+NUM_LEVELS = 1001  # map values are rounded to steps of 0.001
+ROUNDS = 1000  # of the bootstrap
+
+
+class InspectionScores:
+    """Collects images one by one, keeps counts only."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self._confusions: list[np.ndarray] = []  # (K + 1, K + 1) of each image
+        self._borders = np.zeros((num_classes, 4), np.int64)  # hits and all, predicted and true
+        self._alarms: list[int] = []  # regions found in each defect-free image
+        # Per level: background pixels, defect pixels, and the mean over regions of their shares.
+        self._levels = np.zeros((3, NUM_LEVELS))
+        self._num_regions = 0
+        self._image_scores: list[tuple[bool, float]] = []
+
+    def update(
+        self, truth: np.ndarray, prediction: np.ndarray, score_map: np.ndarray | None = None
+    ) -> None:
+        """Count one image.
+
+        Args:
+            truth: (H, W) mask values 0..K; 255 is not counted.
+            prediction: (H, W) mask values; 255 counts as background.
+            score_map: (H, W) in [0, 1], how far each pixel looks like any defect; None where
+                only masks are there.
+
+        Raises:
+            ValueError: sizes differ or a value is out of range.
+        """
+        confusion = ConfusionMatrix(self.num_classes)
+        confusion.update(truth, prediction)
+        self._confusions.append(confusion.counts)
+        known = truth != IGNORE
+        prediction = np.where(known & (prediction != IGNORE), prediction, BACKGROUND)
+        defect = known & (truth != BACKGROUND)
+        for k in range(self.num_classes):
+            pair = ((prediction == k + 1) & known, truth == k + 1)
+            self._borders[k] += border_counts(*pair, TOLERANCE)
+        if not defect.any():
+            found = (prediction != BACKGROUND).astype(np.uint8)
+            self._alarms.append(cv2.connectedComponents(found, connectivity=8)[0] - 1)
+        if score_map is not None:
+            self._count_map(score_map, defect, known)
+
+    def _count_map(self, score_map: np.ndarray, defect: np.ndarray, known: np.ndarray) -> None:
+        if score_map.shape != defect.shape:
+            raise ValueError(f"expected a map of {defect.shape}, got {score_map.shape}.")
+        if not (score_map.min() >= 0 and score_map.max() <= 1):  # NaN too
+            raise ValueError("expected map values in [0, 1]. Make the map anew.")
+        levels = np.rint(score_map * (NUM_LEVELS - 1)).astype(np.int64)
+        self._image_scores.append((bool(defect.any()), float(score_map.max())))
+        for row, pixels in enumerate((known & ~defect, defect)):
+            self._levels[row] += np.bincount(levels[pixels], minlength=NUM_LEVELS)
+        count, regions = cv2.connectedComponents(defect.astype(np.uint8), connectivity=8)
+        for region in range(1, count):
+            of_region = levels[regions == region]
+            self._levels[2] += np.bincount(of_region, minlength=NUM_LEVELS) / len(of_region)
+        self._num_regions += count - 1
+
+    def scores(self, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]:
+        """Return the scores; None or NaN where the images do not tell.
+
+        Returns:
+            pixel_accuracy; dice and boundary_f1, a list with one entry per class (dice with the
+            background first); false_alarms, regions per defect-free image; miou_interval, (low,
+            high) of 95 % of `rounds` sets of as many images, drawn with repetition; and of maps
+            pixel_auroc, aupro, max_f1 of pixels, image_auroc by each map's highest value.
+        """
+        confusions = np.stack(self._confusions)
+        total = confusions.sum(axis=0)
+        hit, both = np.diag(total), total.sum(axis=0) + total.sum(axis=1)
+        precision, recall = (_share(self._borders[:, i], self._borders[:, i + 1]) for i in (0, 2))
+        with np.errstate(invalid="ignore"):
+            boundary = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        found: dict[str, Any] = {
+            "pixel_accuracy": float(100 * hit.sum() / total.sum()),
+            "dice": (_share(2 * hit, both)).tolist(),
+            "boundary_f1": boundary.tolist(),
+            "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,
+            "miou_interval": miou_interval(confusions, rounds, seed),
+        }
+        return found | (self._map_scores() if self._image_scores else {})
+
+    def _map_scores(self) -> dict[str, float | None]:
+        background, defect, overlap = self._levels
+        defective, highest = zip(*self._image_scores, strict=True)
+        image_auroc = None
+        if len(set(defective)) == 2:
+            image_auroc = 100 * float(roc_auc_score(defective, highest))
+        if not (background.any() and defect.any()):
+            return {"pixel_auroc": None, "aupro": None, "max_f1": None, "image_auroc": image_auroc}
+        # From the strictest threshold to the mildest, begun where nothing is found.
+        false, true, pro = (
+            np.concatenate([[0], np.cumsum(row[::-1])]) for row in (background, defect, overlap)
+        )
+        false_rate, true_rate = false / false[-1], true / true[-1]
+        f1 = 2 * true / (true + false + true[-1])
+        return {
+            "pixel_auroc": 100 * float(auc(false_rate, true_rate)),
+            "aupro": 100 * area_up_to(false_rate, pro / self._num_regions, MAX_FPR),
+            "max_f1": 100 * float(f1.max()),
+            "image_auroc": image_auroc,
+        }
+
+
+def border_counts(found: np.ndarray, truth: np.ndarray, tolerance: int) -> np.ndarray:
+    """Count border pixels of two bool masks (H, W).
+
+    A border pixel is one of the mask with a neighbour, of four, outside it; the image's edge is
+    no border.
+
+    Returns:
+        (4,) int64: found ones within `tolerance` pixels (Euclidean) of a true one, all found
+        ones, true ones within reach of a found one, all true ones.
+    """
+    borders = [_border(mask) for mask in (found, truth)]
+    counts = []
+    for of_one, of_other in (borders, borders[::-1]):
+        if of_one.any() and of_other.any():
+            distance = cv2.distanceTransform(
+                (~of_other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+            )
+            near = int((distance[of_one] <= tolerance + 1e-3).sum())
+        else:
+            near = 0
+        counts += [near, int(of_one.sum())]
+    return np.array(counts, np.int64)
+
+
+def miou_interval(confusions: np.ndarray, rounds: int, seed: int) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 percentile of the mIoU of images drawn with repetition.
+
+    Args:
+        confusions: (N, K + 1, K + 1) of N images.
+        rounds: draws of N images.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    num, size = len(confusions), confusions.shape[1]
+    flat = confusions.reshape(num, -1).astype(np.float64)
+    values = []
+    for _ in range(rounds):
+        times = rng.multinomial(num, np.full(num, 1 / num))
+        values.append(ConfusionMatrix(size - 1, (times @ flat).reshape(size, size)).miou())
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Return the mean of y over x in [0, limit], x ascending from 0, linear between points."""
+    inside = x <= limit
+    xs = np.append(x[inside], limit)
+    ys = np.append(y[inside], np.interp(limit, x, y))
+    return float(auc(xs, ys)) / limit
+
+
+def detailed_lines(scores: dict[str, Any], class_names: Sequence[str]) -> list[list[str]]:
+    """Return the scores as rows of a table: name, value."""
+    low, high = scores["miou_interval"]
+    lines = [["mIoU, 95 % interval", f"{low:.2f} to {high:.2f}"]]
+    for key, name, names in (
+        ("dice", "Dice", ("background", *class_names)),
+        ("boundary_f1", f"boundary F1 ({TOLERANCE} px)", class_names),
+    ):
+        for of_class, value in zip(names, scores[key], strict=True):
+            lines.append([f"{name} {of_class}", f"{value:.2f}"])
+    for key, name in (
+        ("pixel_accuracy", "pixel accuracy"),
+        ("pixel_auroc", "pixel AUROC"),
+        ("aupro", f"AUPRO (FPR {MAX_FPR})"),
+        ("max_f1", "pixel max F1"),
+        ("image_auroc", "image AUROC"),
+        ("false_alarms", "regions per defect-free image"),
+    ):
+        if key in scores:
+            value = scores[key]
+            lines.append([name, "-" if value is None else f"{value:.2f}"])
+    return lines
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return mask & (cv2.erode(padded, cross)[1:-1, 1:-1] == 0)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole in %, NaN where whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, 100 * part / np.maximum(whole, 1), np.nan)

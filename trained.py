@@ -1,0 +1,60 @@
+"""The trained models of a run folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs import Config, from_dict
+from models.checkpoint import load_checkpoint
+
+
+class Trained(NamedTuple):
+    """A checkpoint and what it was trained with."""
+
+    checkpoint: dict[str, Any]
+    config: Config
+
+
+def load_trained(run: Path, tile: int | None = None) -> tuple[Trained | None, Trained | None]:
+    """Return the segmentation network and the localiser of a run, None where there is none.
+
+    Args:
+        run: folder of the run.
+        tile: replaces the side of the tiles that both were configured with.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    models = []
+    for folder, names, made_by in (
+        ("segmentation", ("best.pt", "checkpoint.pt"), "segmentation/train.py"),
+        ("stac", ("checkpoint.pt", "best.pt"), "train_stac.py"),
+    ):
+        path = next((run / folder / n for n in names if (run / folder / n).is_file()), None)
+        if path is None:
+            models.append(None)
+            continue
+        checkpoint = load_checkpoint(path, made_by)
+        config = from_dict(checkpoint["config"])
+        if tile is not None:
+            config = dataclasses.replace(
+                config,
+                cam=dataclasses.replace(config.cam, tile=tile),
+                segmentation=dataclasses.replace(config.segmentation, tile=tile),
+            )
+        models.append(Trained(checkpoint, config))
+    if not any(models):
+        raise FileNotFoundError(
+            f"{run}: expected segmentation/best.pt or stac/checkpoint.pt, found neither. Train "
+            "first (run_STAC.sh), or correct --run."
+        )
+    return models[0], models[1]
+
+
+def run_threshold(run: Path, config: Config) -> float:
+    """Return the threshold of the run's pseudo labels, or the one its config names."""
+    path = run / "pseudo_labels/meta.json"
+    if path.is_file():
+        return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
+    return config.pseudo_label.threshold

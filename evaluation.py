@@ -1,7 +1,7 @@
 """Score saliency maps, CAMs, pseudo labels and predictions of a run against pixel masks.
 
-Prints a table and appends one JSON line a result to results.jsonl of the run. Three ways to call,
-the last with the flags of the authors' released script:
+Prints a table and appends one JSON line a result to results.jsonl of the run; --table writes
+results.csv beside it. Three ways to call, the last with the flags of the authors' released script:
 
   python evaluation.py --config configs/neu_seg.toml --out runs/neu_seg --kind cam
   python evaluation.py --out runs/neu_seg --table
@@ -37,6 +37,7 @@ from datasets.files import read_cam, read_mask, read_saliency, read_truth
 from datasets.published import read_published_cam, read_published_list
 from datasets.record import IGNORE, Record
 from datasets.sources import Data, read_data
+from inspection import ROUNDS, InspectionScores, detailed_lines
 from metrics import (
     GRID,
     ConfusionMatrix,
@@ -45,13 +46,14 @@ from metrics import (
     ThresholdSweep,
     auto_threshold,
     pooled_histogram,
+    seed_mask,
 )
-from results import KINDS, append_results, percent, results_table
+from results import KINDS, append_results, percent, results_table, write_results_csv
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 WITH_THRESHOLD = ("saliency", "cam")
 RULES = ("fixed", "auto", "oracle")
-RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule")  # only with --kind
+RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")  # only with --kind
 PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
 PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
 
@@ -133,6 +135,30 @@ def _count_saliency(
             raise ValueError(f"{path}: {error}") from error
 
 
+def _inspect(
+    records: Sequence[Record],
+    paths: Sequence[Path],
+    num_classes: int,
+    threshold: float | None,
+) -> InspectionScores:
+    """Count masks, or maps cut at a threshold, once more for the scores of `--detailed`."""
+    counted = InspectionScores(num_classes)
+    for record, path in zip(tqdm(records, "details", disable=None), paths, strict=True):
+        truth, score_map = read_truth(record, num_classes), None
+        if threshold is None:
+            mask = read_mask(path, num_classes)
+        else:
+            maps, classes = _read_map(path, record.classes)
+            maps = maps if len(classes) else np.zeros((0, *truth.shape), np.float32)
+            mask = seed_mask(maps, classes, threshold)
+            score_map = maps.max(axis=0, initial=0)
+        try:
+            counted.update(truth, mask, score_map)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return counted
+
+
 def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     """Score one kind of map of a run, print the table and append to results.jsonl."""
     kind = args.kind
@@ -185,6 +211,13 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     lines = _score_lines(judged, names)
     lines += [] if histogram is None else _saliency_lines(histogram, judged, data.class_names)
     _print_lines(lines)
+    details: dict[str, Any] = {}
+    if args.detailed:
+        found = _inspect(records, paths, num_classes, judged[0].threshold).scores(args.bootstrap or ROUNDS)
+        rule = f", threshold {judged[0].rule}" if judged[0].threshold is not None else ""
+        print(f"in detail{rule}:")
+        _print_lines(detailed_lines(found, data.class_names))
+        details = {"detailed": found}
     about = {"kind": kind, "split": split, "images": len(records), "labels": labels}
     about |= {"cam_type": cam_type} if kind == "cam" else {}
     about |= {"masks_used": config.refinement.masks} if config.refinement.masks else {}
@@ -192,6 +225,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     rows = [_row(one, names) for one in judged]
     if histogram is not None:
         rows = [row | _saliency_row(histogram, row["threshold"], data.class_names) for row in rows]
+    rows[0] |= details
     append_results(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
 
 
@@ -398,6 +432,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--threshold-rule", nargs="+", choices=RULES, help=rules)
     curve = "print the scores of every threshold"
     add("--curve", nargs="?", const="True", choices=("True", "False"), help=curve)
+    details = "also Dice, boundary F1, pixel accuracy, false alarms, a bootstrap interval of the "
+    details += "mIoU, and of maps AUROC, AUPRO and max F1; at the first threshold"
+    add("--detailed", action="store_true", default=None, help=details)
+    add("--bootstrap", type=int, metavar="N", help="draws of the interval (default: 1000)")
     add = parser.add_argument_group("flags of the authors' released script").add_argument
     add("--predict_dir", metavar="DIR", help="files to score, <name>.npy or <name>.png")
     add("--list", metavar="FILE", help="text file with one image name a line")
@@ -417,6 +455,7 @@ def _refuse_useless_flags(args: argparse.Namespace) -> None:
     flags = RUN_FLAGS if args.predict_dir else PUBLISHED_FLAGS
     if not args.predict_dir:
         flags += () if args.kind == "cam" else ("labels", "cam_type")
+        flags += () if args.detailed else ("bootstrap",)
         flags += () if args.kind in WITH_THRESHOLD else ("threshold_rule", "curve")
     given = [flag for flag in flags if getattr(args, flag) is not None]
     if given:
@@ -437,6 +476,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, out_dir = load_run(args)
     if args.table:
         print(results_table(out_dir / "results.jsonl"))
+        write_results_csv(out_dir / "results.jsonl", out_dir / "results.csv")
     else:
         score_run(config, out_dir, args)
 

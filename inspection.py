@@ -77,7 +77,7 @@ class InspectionScores:
         self._num_regions += count - 1
 
     def scores(self, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]:
-        """Return the scores; None or NaN where the images do not tell.
+        """Return the scores; None where the images do not tell.
 
         Returns:
             pixel_accuracy; dice and boundary_f1, a list with one entry per class (dice with the
@@ -93,8 +93,8 @@ class InspectionScores:
             boundary = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         found: dict[str, Any] = {
             "pixel_accuracy": float(100 * hit.sum() / total.sum()),
-            "dice": (_share(2 * hit, both)).tolist(),
-            "boundary_f1": boundary.tolist(),
+            "dice": _numbers(_share(2 * hit, both)),
+            "boundary_f1": _numbers(boundary),
             "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,
             "miou_interval": miou_interval(confusions, rounds, seed),
         }
@@ -182,7 +182,7 @@ def detailed_lines(scores: dict[str, Any], class_names: Sequence[str]) -> list[l
         ("boundary_f1", f"boundary F1 ({TOLERANCE} px)", class_names),
     ):
         for of_class, value in zip(names, scores[key], strict=True):
-            lines.append([f"{name} {of_class}", f"{value:.2f}"])
+            lines.append([f"{name} {of_class}", _text(value)])
     for key, name in (
         ("pixel_accuracy", "pixel accuracy"),
         ("pixel_auroc", "pixel AUROC"),
@@ -192,9 +192,16 @@ def detailed_lines(scores: dict[str, Any], class_names: Sequence[str]) -> list[l
         ("false_alarms", "regions per defect-free image"),
     ):
         if key in scores:
-            value = scores[key]
-            lines.append([name, "-" if value is None else f"{value:.2f}"])
+            lines.append([name, _text(scores[key])])
     return lines
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _border(mask: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def segment(model: Trained, records: Sequence[Record], device: torch.device) -> 
     """Give the best class of each pixel, and the highest probability of each class."""
     config, checkpoint = model.config, model.checkpoint
     network = network_from_checkpoint(checkpoint).to(device)
-    size = network_size(config.segmentation.image_size)
+    size = network_size(config.segmentation.image_size, config.segmentation.network)
     transform = eval_transform(size, checkpoint["mean"], checkpoint["std"])
     dtype = amp_dtype(device, config.segmentation.amp)
     predict = predict_tiles if config.segmentation.tile else predict_whole

@@ -1,5 +1,6 @@
 """The results of a run: one JSON line each in results.jsonl, and the table they make."""
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -18,25 +19,8 @@ TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classe
 
 
 def results_table(path: Path) -> str:
-    """Return the latest result of each kind, split, labels and threshold rule as Markdown.
-
-    Raises:
-        FileNotFoundError: no results yet.
-        ValueError: a line is not a result.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected results. Run evaluation.py with --kind first.")
-    latest: dict[tuple[Any, ...], dict[str, str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            latest[_place(row)] = _cells(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
-                "Remove the line."
-            ) from error
-    rows = [latest[place] for place in sorted(latest)]
+    """Return the `latest_results` of a file as a Markdown table."""
+    rows = [_cells(row) for row in latest_results(path)]
     if not rows:
         return "no results: none of the images has a mask to be scored against."
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -47,6 +31,60 @@ def results_table(path: Path) -> str:
         "| " + " | ".join(line.get(c, "-").ljust(widths[c]) for c in columns) + " |"
         for line in lines
     )
+
+
+def write_results_csv(path: Path, to: Path) -> None:
+    """Write the results of the table as CSV, all figures of a result in a row.
+
+    Args:
+        path: results.jsonl.
+        to: file to write; nested figures get names such as detailed.dice.0.
+    """
+    rows = [_flat(row) for row in latest_results(path)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    temporary = to.with_name(f".{to.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(to)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the plain values in nested ones, by their path."""
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    else:
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, part in parts:
+        flat |= _flat(part, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def latest_results(path: Path) -> list[dict[str, Any]]:
+    """Return the latest result of each kind, split, labels and threshold rule.
+
+    Raises:
+        FileNotFoundError: no results yet.
+        ValueError: a line is not a result.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected results. Run evaluation.py with --kind first.")
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            latest[_place(row)] = row
+            _cells(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
+                "Remove the line."
+            ) from error
+    return [latest[place] for place in sorted(latest)]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

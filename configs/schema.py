@@ -48,6 +48,7 @@ TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
 LABEL_ORIGINS = ("given", "predicted")
 SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
+NETWORKS = ("deeplabv3plus", "deeplabv3", "segformer", "unet")
 SEGMENTATION_LOSSES = ("ce", "generalised", "symmetric", "bootstrapped")
 FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
 GRAINS = ("auto", "none", "vertical", "horizontal")
@@ -358,8 +359,10 @@ class PseudoLabelConfig:
 class SegmentationConfig:
     """The second stage: a segmentation network trained on the pseudo labels."""
 
-    network: str = "deeplabv3plus"
-    encoder: str = "efficientnet-b0"  # any encoder of segmentation_models_pytorch
+    network: str = "deeplabv3plus"  # deeplabv3plus, deeplabv3, segformer or unet
+    # Any encoder of segmentation_models_pytorch (mit_b0 to mit_b5 suit segformer), tu-<name> for
+    # one of timm; resnet50 or resnet101 with deeplabv3.
+    encoder: str = "efficientnet-b0"
     pretrained: str = "imagenet"  # imagenet (download), none, or a weights file
     image_size: tuple[int, int] = (224, 224)
     epochs: int = 40
@@ -389,7 +392,7 @@ class SegmentationConfig:
     tile_overlap: float = 0.25  # neighbours share at least this part of their side
 
     def __post_init__(self) -> None:
-        _check_choice("segmentation.network", self.network, ("deeplabv3plus",))
+        _check_choice("segmentation.network", self.network, NETWORKS)
         _check_choice("segmentation.loss", self.loss, SEGMENTATION_LOSSES)
         in_range = 0 < self.robustness <= 1
         _check(in_range, "segmentation.robustness", "a number in (0, 1]", self.robustness)

@@ -119,7 +119,7 @@ class ClassTokenViT(nn.Module):
         if self.reg_token is not None:
             prefix = torch.cat([prefix, self.reg_token], dim=1)
         num_prefix = prefix.shape[1]  # C + R
-        x = torch.cat([prefix.expand(len(images), -1, -1), patches], dim=1)
+        x = torch.cat([prefix.expand(images.shape[0], -1, -1), patches], dim=1)
         x = self.norm_pre(x)  # (B, C + R + N, D)
         rotary = None if self.rope is None else self.rope.get_embed(shape=grid)  # (N, 2 d)
 
@@ -321,7 +321,7 @@ def _project(attention: Attention | EvaAttention, x: Tensor) -> Tensor:
 
 def _rotate(tokens: Tensor, rotary: Tensor, half: bool) -> Tensor:
     """Rotate the patches, the last N tokens of (B, heads, T, d), by their positions."""
-    prefix, patches = tokens.tensor_split([tokens.shape[2] - len(rotary)], dim=2)
+    prefix, patches = tokens.tensor_split([tokens.shape[2] - rotary.shape[0]], dim=2)
     return torch.cat([prefix, apply_rot_embed_cat(patches, rotary, half=half)], dim=2)
 
 

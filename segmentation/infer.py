@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = args.split or config.data.eval_split
     records = data.split(split)
     save_config(config, out_dir)
-    size = network_size(settings.image_size)
+    size = network_size(settings.image_size, settings.network)
     transform = eval_transform(size, checkpoint["mean"], checkpoint["std"])
     predict = predict_tiles if settings.tile else predict_whole
     dtype = amp_dtype(device, settings.amp)

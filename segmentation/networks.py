@@ -1,17 +1,19 @@
-"""Segmentation networks of segmentation_models_pytorch, and weights for their encoders."""
+"""Segmentation networks of the libraries, and weights for their encoders."""
 
 import difflib
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import timm
+import torchvision
 from torch import Tensor, nn
 
 from models.vit import whole_patches
 from models.weights import find_weights, read_state_dict
 
-STRIDE = 16  # DeepLabV3+ takes sizes divisible by the stride of its encoder's last map
-UNET_STRIDE = 32  # a U-Net halves five times
+# Networks, and what height and width of their images are multiples of.
+STRIDES = {"deeplabv3plus": 16, "deeplabv3": 8, "segformer": 32, "unet": 32}
+OUTPUT_STRIDE = 16  # of the encoder of DeepLabV3+, dilated
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB in [0, 1]
 # Parts of published classifiers behind the last map that the encoder keeps.
 UNUSED_KEYS = (
@@ -23,12 +25,14 @@ UNUSED_KEYS = (
 def build_network(network: str, encoder: str, pretrained: str, num_mask_classes: int) -> nn.Module:
     """Build a network that maps (B, 3, H, W) to logits (B, num_mask_classes, H, W).
 
-    H and W are multiples of `STRIDE`, for a U-Net of 32. In training mode a batch holds at least
-    two images, as the pooled branch of DeepLab normalises over the batch.
+    H and W are multiples of the network's entry in `STRIDES`. In training mode a batch holds at
+    least two images, as the pooled branch of DeepLab normalises over the batch.
 
     Args:
-        network: deeplabv3plus or unet.
-        encoder: a name of segmentation_models_pytorch, or "tu-<name>" for one of timm.
+        network: deeplabv3plus, segformer or unet, of segmentation_models_pytorch; or deeplabv3,
+            torchvision's.
+        encoder: a name of segmentation_models_pytorch, or "tu-<name>" for one of timm; of
+            deeplabv3 resnet50 or resnet101.
         pretrained: imagenet (of timm: a local file, see `find_weights`; else downloaded by the
             library), none, or a weights file of the encoder (.pth, .pt, .safetensors) with the
             keys of timm or segmentation_models_pytorch.
@@ -39,9 +43,12 @@ def build_network(network: str, encoder: str, pretrained: str, num_mask_classes:
         ValueError: unknown encoder, one that cannot be dilated, no download, or weights of
             another network.
     """
+    if network == "deeplabv3":
+        return _build_deeplabv3(encoder, pretrained, num_mask_classes)
     _check_encoder(encoder)
     build, options = {
-        "deeplabv3plus": (smp.DeepLabV3Plus, {"encoder_output_stride": STRIDE}),
+        "deeplabv3plus": (smp.DeepLabV3Plus, {"encoder_output_stride": OUTPUT_STRIDE}),
+        "segformer": (smp.Segformer, {}),
         "unet": (smp.Unet, {}),
     }[network]
     is_timm = encoder.startswith("tu-")
@@ -59,19 +66,59 @@ def build_network(network: str, encoder: str, pretrained: str, num_mask_classes:
             **options,
         )
     except OSError as error:
-        raise ValueError(
-            f"segmentation.pretrained=imagenet: expected to download the weights of {encoder}, "
-            f"got: {_one_line(error)} Set segmentation.pretrained=none or to a local weights file."
-        ) from error
+        raise _no_download(encoder, error) from error
     except (TypeError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
-            f"segmentation.encoder: expected an encoder that {network} can dilate and that has "
+            f"segmentation.encoder: expected an encoder that {network} can take and that has "
             f"{pretrained} weights, got {encoder!r}: {_one_line(error)}"
         ) from error
     if file:
         print(f"encoder weights: {file}")
         load_encoder(model.encoder.model if is_timm else model.encoder, file)
     return model
+
+
+class TorchvisionNetwork(nn.Module):
+    """A segmentation network of torchvision that gives its logits alone, as the others do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K + 1, H, W) of images (B, 3, H, W)."""
+        return self.model(images)["out"]
+
+
+def _build_deeplabv3(encoder: str, pretrained: str, num_mask_classes: int) -> nn.Module:
+    builders = {
+        "resnet50": torchvision.models.segmentation.deeplabv3_resnet50,
+        "resnet101": torchvision.models.segmentation.deeplabv3_resnet101,
+    }
+    if encoder not in builders:
+        raise ValueError(
+            f"segmentation.encoder: expected {' or '.join(builders)} with deeplabv3, got "
+            f"{encoder!r}. Other encoders go with deeplabv3plus."
+        )
+    download = "DEFAULT" if pretrained == "imagenet" else None
+    try:
+        model = builders[encoder](
+            weights=None, weights_backbone=download, num_classes=num_mask_classes
+        )
+    except OSError as error:
+        raise _no_download(encoder, error) from error
+    if pretrained not in ("imagenet", "none"):
+        file = Path(pretrained).expanduser()
+        print(f"encoder weights: {file}")
+        load_encoder(model.backbone, file)
+    return TorchvisionNetwork(model)
+
+
+def _no_download(encoder: str, error: OSError) -> ValueError:
+    return ValueError(
+        f"segmentation.pretrained=imagenet: expected to download the weights of {encoder}, "
+        f"got: {_one_line(error)} Set segmentation.pretrained=none or to a local weights file."
+    )
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
@@ -121,14 +168,9 @@ def normalisation(encoder: str, pretrained: str) -> tuple[tuple[float, ...], tup
     return IMAGENET
 
 
-def size_multiple(network: str) -> int:
-    """Return what height and width of the images of a network must be multiples of."""
-    return UNET_STRIDE if network == "unet" else STRIDE
-
-
-def network_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Round (H, W) up to what the network takes."""
-    return whole_patches(size, (STRIDE, STRIDE))
+def network_size(size: tuple[int, int], network: str) -> tuple[int, int]:
+    """Round (H, W) up to what a network takes."""
+    return whole_patches(size, (STRIDES[network], STRIDES[network]))
 
 
 def _check_encoder(encoder: str) -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
-from segmentation.networks import STRIDE, build_network, network_size, normalisation
+from configs.schema import NETWORKS
+from segmentation.networks import OUTPUT_STRIDE, STRIDES, build_network, network_size, normalisation
 
 LITE0 = "tf_efficientnet_lite0"
 SHARED = Path(os.environ.get("STAC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -21,20 +23,48 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_network_gives_logits_of_every_mask_class_at_input_size():
-    network = build_network("deeplabv3plus", "resnet18", "none", 4).eval()
+@pytest.mark.parametrize(
+    ("network", "encoder"),
+    [
+        ("deeplabv3plus", "resnet18"),
+        ("deeplabv3", "resnet50"),
+        ("segformer", "mit_b0"),
+        ("unet", "tu-resnet10t"),
+    ],
+)
+def test_every_network_gives_logits_of_every_mask_class_at_input_size(network, encoder):
+    model = build_network(network, encoder, "none", 4).eval()
 
-    assert network_size((37, 50)) == (48, 64)
-    assert network_size((32, 48)) == (32, 48)
+    height, width = network_size((33, 50), network)
+    assert (height % STRIDES[network], width % STRIDES[network]) == (0, 0)
     with torch.no_grad():
-        assert network(torch.zeros(1, 3, 48, 64)).shape == (1, 4, 48, 64)
+        assert model(torch.zeros(1, 3, height, width)).shape == (1, 4, height, width)
+
+
+def test_sizes_are_rounded_up_to_what_a_network_takes():
+    assert network_size((37, 50), "deeplabv3plus") == (48, 64)
+    assert network_size((32, 48), "deeplabv3plus") == (32, 48)
+    assert network_size((37, 50), "segformer") == (64, 64)
+    assert set(STRIDES) == set(NETWORKS)
+
+
+def test_deeplabv3_takes_the_encoder_weights_of_a_file(tmp_path):
+    weights = torchvision.models.resnet50(weights=None).state_dict()
+    torch.save(weights, tmp_path / "resnet50.pth")
+    model = build_network("deeplabv3", "resnet50", str(tmp_path / "resnet50.pth"), 2)
+    assert torch.equal(model.model.backbone.conv1.weight, weights["conv1.weight"])
+
+
+def test_deeplabv3_refuses_other_encoders():
+    with pytest.raises(ValueError, match="expected resnet50 or resnet101 with deeplabv3"):
+        build_network("deeplabv3", "mit_b0", "none", 2)
 
 
 def test_timm_encoder_is_dilated_to_the_stride():
     network = build_network("deeplabv3plus", f"tu-{LITE0}", "none", 4)
     features = network.encoder(torch.zeros(1, 3, 64, 96))
 
-    assert features[-1].shape[-2:] == (64 // STRIDE, 96 // STRIDE)
+    assert features[-1].shape[-2:] == (64 // OUTPUT_STRIDE, 96 // OUTPUT_STRIDE)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +72,7 @@ def test_timm_encoder_is_dilated_to_the_stride():
     [
         ("resnet17", r"segmentation\.encoder: expected .* got 'resnet17'\. Did you mean resnet18"),
         ("tu-resnet17", r"got 'tu-resnet17'\. Did you mean tu-resnet"),
-        ("tu-swin_tiny_patch4_window7_224", r"that deeplabv3plus can dilate .*output_stride"),
+        ("tu-swin_tiny_patch4_window7_224", r"that deeplabv3plus can take .*output_stride"),
     ],
 )
 def test_unfit_encoders_are_refused(encoder, expected):

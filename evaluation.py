@@ -53,7 +53,14 @@ from results import KINDS, append_results, percent, results_table, write_results
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 WITH_THRESHOLD = ("saliency", "cam")
 RULES = ("fixed", "auto", "oracle")
-RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")  # only with --kind
+RUN_FLAGS = (
+    "split",
+    "labels",
+    "cam_type",
+    "threshold_rule",
+    "detailed",
+    "bootstrap",
+)  # only with --kind
 PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
 PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
 
@@ -213,7 +220,9 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     _print_lines(lines)
     details: dict[str, Any] = {}
     if args.detailed:
-        found = _inspect(records, paths, num_classes, judged[0].threshold).scores(args.bootstrap or ROUNDS)
+        found = _inspect(records, paths, num_classes, judged[0].threshold).scores(
+            args.bootstrap or ROUNDS
+        )
         rule = f", threshold {judged[0].rule}" if judged[0].threshold is not None else ""
         print(f"in detail{rule}:")
         _print_lines(detailed_lines(found, data.class_names))

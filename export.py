@@ -13,7 +13,8 @@ has. Batch, height and width are free (multiples of the `multiple_of` in the met
 Each file is compared with the PyTorch model on the given pictures, at two sizes, alone and in a
 batch; a file that differs by more than 1e-3 anywhere is not kept. The metadata (metadata_props of
 the ONNX model, metadata.json inside the .pt2) hold all that is needed to use the model: sizes,
-mean, std, class names, thresholds and what to do with the outputs.
+mean, std, class names, thresholds and what to do with the outputs. Localisers on a DINOv3 backbone
+cannot be exported yet, as its position code is bound to the size it is traced with.
 """
 
 import argparse

@@ -3,9 +3,10 @@
 Reads images, cams/ and, where pseudo_label.saliency_weight is above 0, saliency/ of the run. The
 CAMs are weighted by the saliency map, refined along the edges of the image and thresholded.
 Writes pseudo_labels/<name>.png (mask values, VOC palette; 255 where a map is too close to the
-threshold to tell) and, once all are written, pseudo_labels/meta.json. The threshold comes from the
-refined maps of the training split, without a mask, or is pseudo_label.threshold where
-pseudo_label.threshold_rule is "fixed".
+threshold to tell, or where the image's label says that the mask is wrong) and, once all are
+written, pseudo_labels/meta.json. A stopped call goes on where it was when it is given again. The
+threshold comes from the refined maps of the training split, without a mask, or is
+pseudo_label.threshold where pseudo_label.threshold_rule is "fixed".
 """
 
 import dataclasses
@@ -15,16 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from configs import PseudoLabelConfig
 from configs.command_line import load_run, run_stage, save_config, stage_parser
-from datasets.files import Cam, read_cam, read_image, read_saliency, write_mask
+from datasets.files import Cam, read_cam, read_image, read_mask, read_saliency, write_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
 from metrics import auto_threshold, pooled_histogram, seed_mask
+from models.crf import refined
 from models.device import select_device
-from models.refine import pixel_adaptive_refinement
 
 MAX_THRESHOLD_IMAGES = 300  # that the auto threshold looks at; a histogram needs no more
 
@@ -37,9 +39,8 @@ class Summary:
     pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
     without_foreground: list[str] = dataclasses.field(default_factory=list)  # though labelled
 
-    def add(self, record: Record, mask: np.ndarray) -> None:
-        """Count one image."""
-        values = np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
+    def add(self, record: Record, values: np.ndarray) -> None:
+        """Count one image by the number of its pixels with each mask value, (256,)."""
         self.num_images += 1
         self.pixels += values
         if record.classes and not values[BACKGROUND + 1 : IGNORE].any():
@@ -77,23 +78,43 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     save_config(config, out_dir)
     (mask_dir / "meta.json").unlink(missing_ok=True)
-    maker = MapMaker(config.pseudo_label, out_dir, num_classes, select_device(args.device))
+    device = select_device(args.device)
+    maker = MapMaker(config.pseudo_label, out_dir, num_classes, device)
     threshold = choose_threshold(config.pseudo_label, data.split("train"), maker)
     print(f"threshold {threshold:.3f} ({config.pseudo_label.threshold_rule})")
+    meta = {**dataclasses.asdict(config.pseudo_label), "threshold": threshold}
+    since = begin(mask_dir / "begun.json", meta)
     for split in splits:
-        summary = Summary()
-        for record in tqdm(
-            data.split(split), desc=f"pseudo labels, {split}", disable=None, dynamic_ncols=True
+        records, summary = data.split(split), Summary()
+        writer = MaskWriter(records, maker, mask_dir, threshold, since)
+        workers = config.data.workers if device.type == "cpu" else 0
+        loader = DataLoader(writer, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+        for index, counts in tqdm(
+            loader, desc=f"pseudo labels, {split}", disable=None, dynamic_ncols=True
         ):
-            maps = maker.maps(record)
-            mask = pseudo_label(maps, record.classes, threshold, config.pseudo_label.band)
-            write_mask(mask_dir / f"{record.name}.png", mask)
-            summary.add(record, mask)
+            summary.add(records[index], counts)
         print(f"{split}: wrote {summary.num_images} pseudo labels to {mask_dir}/")
         print("\n".join(f"  {line}" for line in summary.lines(data.class_names)))
-    meta = {**dataclasses.asdict(config.pseudo_label), "threshold": threshold}
     _write_json(mask_dir / "meta.json", meta)
+    (mask_dir / "begun.json").unlink()
     print(f"next: python -m segmentation.train --config {out_dir / 'config.toml'} --out {out_dir}")
+
+
+def begin(path: Path, meta: dict[str, float | str]) -> float:
+    """Return when masks of these settings began to be made, in seconds; now if there are none.
+
+    Args:
+        path: of the file that says so until all masks are made.
+        meta: the settings and the threshold.
+    """
+    try:
+        if json.loads(path.read_text(encoding="utf-8")) == meta:
+            return path.stat().st_mtime
+    except (OSError, ValueError):
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_json(path, meta)
+    return path.stat().st_mtime
 
 
 class MapMaker:
@@ -127,12 +148,22 @@ class MapMaker:
             saliency = read_saliency(path)
             _check_size(path, saliency.shape, image, "make_saliency.py")
             maps = maps ** (1 - weight) * saliency**weight
-        refined = pixel_adaptive_refinement(
-            torch.from_numpy(image).to(self.device).permute(2, 0, 1).float(),
-            torch.from_numpy(maps).to(self.device),
-            self.settings.refine_steps,
+        return (
+            refined(
+                torch.from_numpy(image).to(self.device).permute(2, 0, 1).float(),
+                torch.from_numpy(maps).to(self.device),
+                self.settings.refine,
+                self.settings.refine_steps,
+            )
+            .cpu()
+            .numpy()
         )
-        return refined.cpu().numpy()
+
+    def sources(self, record: Record) -> list[Path]:
+        """Return the files that the maps of a record are made from."""
+        files = [record.image, self.cam_dir / f"{record.name}.npz"]
+        weighed = self.settings.saliency_weight and record.classes
+        return files + [self.saliency_dir / f"{record.name}.png"] * bool(weighed)
 
 
 def pseudo_label(
@@ -153,6 +184,69 @@ def pseudo_label(
     if len(classes):
         mask[np.abs(maps.max(axis=0) - threshold) < band] = IGNORE
     return mask
+
+
+def doubted(mask: np.ndarray, classes: Sequence[int], max_area: float) -> np.ndarray:
+    """Return a mask with 255 where it cannot be right.
+
+    A class that the image carries, but that is nowhere, must be in what is background now; one
+    that covers nearly all of the image says nothing about where it is.
+
+    Args:
+        mask: (H, W) uint8 mask values.
+        classes: (M,) foreground indices of the image's labels.
+        max_area: share of the image, in [0, 1].
+    """
+    mask = mask.copy()
+    counts = np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
+    for value in (BACKGROUND + 1 + k for k in classes):
+        if counts[value] > max_area * mask.size:
+            mask[mask == value] = IGNORE
+        elif not counts[value]:
+            mask[mask == BACKGROUND] = IGNORE
+    return mask
+
+
+class MaskWriter(Dataset):
+    """Writes the pseudo label of a record when asked for it, and gives its pixel counts.
+
+    A mask that is newer than all it is made from is left as it is.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        maker: MapMaker,
+        mask_dir: Path,
+        threshold: float,
+        since: float,
+    ):
+        self.records = records
+        self.maker = maker
+        self.mask_dir = mask_dir
+        self.threshold = threshold
+        self.since = since  # seconds; masks older than that are of other settings
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
+        record, settings = self.records[index], self.maker.settings
+        path = self.mask_dir / f"{record.name}.png"
+        if self._is_done(record, path):
+            mask = read_mask(path, self.maker.num_classes)
+        else:
+            maps = self.maker.maps(record)
+            mask = pseudo_label(maps, record.classes, self.threshold, settings.band)
+            mask = doubted(mask, record.classes, settings.max_area)
+            write_mask(path, mask)
+        return index, np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
+
+    def _is_done(self, record: Record, path: Path) -> bool:
+        if not path.is_file():
+            return False
+        sources = [file.stat().st_mtime for file in self.maker.sources(record) if file.is_file()]
+        return path.stat().st_mtime > max(self.since, *sources)
 
 
 def choose_threshold(
@@ -224,6 +318,10 @@ def _check_size(path: Path, size: tuple[int, ...], image: np.ndarray, made_by: s
             f"{path}: expected the image's size {image.shape[:2]}, got {tuple(size)}. "
             f"Run {made_by} again."
         )
+
+
+def _as_it_is(item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
+    return item
 
 
 def _write_json(path: Path, content: dict[str, float | str]) -> None:

@@ -35,11 +35,11 @@ from datasets.record import BACKGROUND, Record
 from datasets.transforms import eval_transform
 from localisation import Localised, localise_tiles, localise_whole, native_cam, scale_transforms
 from metrics import seed_mask
+from models.crf import refined
 from models.device import amp_dtype, select_device
-from models.refine import pixel_adaptive_refinement
 from models.stac import stac_from_checkpoint
 from segmentation.networks import network_size
-from segmentation.prediction import network_from_checkpoint, predict_tiles, predict_whole
+from segmentation.prediction import network_from_checkpoint, predict_tiles, predict_whole, sharpened
 from trained import Trained, load_trained, run_threshold
 
 COCO_FORMATS = {"coco": "coco.json", "coco-polygons": "coco_polygons.json"}
@@ -156,8 +156,10 @@ def segment(model: Trained, records: Sequence[Record], device: torch.device) -> 
     size = network_size(config.segmentation.image_size, config.segmentation.network)
     transform = eval_transform(size, checkpoint["mean"], checkpoint["std"])
     dtype = amp_dtype(device, config.segmentation.amp)
+    images = {record.name: record.image for record in records}
     predict = predict_tiles if config.segmentation.tile else predict_whole
     for name, logits in predict(network, records, transform, config, device, dtype):
+        logits = sharpened(logits, read_image(images[name]), config.segmentation.refine_steps)
         shares = logits.softmax(dim=0)
         confidence, mask = shares.max(dim=0)
         scores = shares[1:].amax(dim=(1, 2)).cpu().numpy()
@@ -174,11 +176,14 @@ def localise(
         present = (one.scores >= config.cam.label_threshold).nonzero()[:, 0].tolist()
         maps = native_cam([m[:, present] for m in one.maps[cam_type]], one.tiles, one.size)
         image = torch.from_numpy(read_image(images[one.record.name])).permute(2, 0, 1).float()
-        steps = config.pseudo_label.refine_steps
-        refined = pixel_adaptive_refinement(
-            image.to(device), torch.from_numpy(maps).to(device), steps
+        settings = config.pseudo_label
+        maps = refined(
+            image.to(device),
+            torch.from_numpy(maps).to(device),
+            settings.refine,
+            settings.refine_steps,
         )
-        maps = refined.cpu().numpy()
+        maps = maps.cpu().numpy()
         confidence = maps.max(axis=0) if present else np.zeros(one.size, np.float32)
         mask = seed_mask(maps, present, threshold)
         yield Found(one.record.name, one.scores.cpu().numpy(), confidence, mask)

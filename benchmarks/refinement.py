@@ -121,9 +121,7 @@ def score(args, ways: dict[str, Refine]) -> str:
         for record, cam in zip(records, of_images, strict=True):
             truth = read_truth(record, len(data.class_names))
             sweep.update(truth, cam, np.array(record.classes))
-        found = [
-            f"{sweep.confusion(t).miou():.2f} ({t:.3f})" for t in (auto, sweep.best())
-        ]
+        found = [f"{sweep.confusion(t).miou():.2f} ({t:.3f})" for t in (auto, sweep.best())]
         lines.append(f"| {name} | {found[0]} | {found[1]} |")
     return "\n".join(lines)
 

@@ -49,6 +49,7 @@ LABEL_ORIGINS = ("given", "predicted")
 SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
 NETWORKS = ("deeplabv3plus", "deeplabv3", "segformer", "unet")
+REFINEMENTS = ("pamr", "crf")
 SEGMENTATION_LOSSES = ("ce", "generalised", "symmetric", "bootstrapped")
 FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
 GRAINS = ("auto", "none", "vertical", "horizontal")
@@ -345,14 +346,18 @@ class PseudoLabelConfig:
     threshold: float = 0.6
     band: float = 0.05  # map values within this of the threshold become 255 (ignored)
     saliency_weight: float = 0.0  # w of cam^(1 - w) * saliency^w; 0 = the CAM alone
-    refine_steps: int = 10  # iterations of the pixel-adaptive refinement; 0 = off
+    refine: str = "pamr"  # pamr: pixel-adaptive refinement; crf: mean field of a CRF
+    refine_steps: int = 10  # its iterations; 0 = off; 5 are enough of a crf
+    max_area: float = 0.95  # a class that covers more of an image than this is not believed: 255
 
     def __post_init__(self) -> None:
         _check_choice("pseudo_label.threshold_rule", self.threshold_rule, ("auto", "fixed"))
         _check_share("pseudo_label.threshold", self.threshold)
         _check(0 <= self.band < 0.5, "pseudo_label.band", "in [0, 0.5)", self.band)
         _check_share("pseudo_label.saliency_weight", self.saliency_weight)
+        _check_choice("pseudo_label.refine", self.refine, REFINEMENTS)
         _check_not_negative("pseudo_label", self, "refine_steps")
+        _check_share("pseudo_label.max_area", self.max_area)
 
 
 @dataclass(frozen=True)
@@ -376,13 +381,20 @@ class SegmentationConfig:
     loss: str = "ce"
     robustness: float = 0.7  # q of the generalised cross-entropy
     dice: float = 1.0  # weight of the Dice loss beside it
+    small_loss: float = 1.0  # share of a batch's pixels, those of lowest loss, that is learnt from
+    edge_smoothing: float = 0.0  # probability that a label at a border is its neighbours'; 0 = off
     absent: float = 0.0  # weight of no pixel being of a class that its image lacks; 0 = off
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     flip: bool = True
     rotate: bool = False
+    zoom: float = (
+        1.0  # least share of the image in random crops that are brought to its size; 1 = off
+    )
     jitter: float = 0.3
     amp: str = "auto"
     seed: int = 0
+    scales: tuple[float, ...] = (1.0,)  # of image_size, of predictions; mirror images always
+    refine_steps: int = 0  # of the pixel-adaptive refinement of predictions; 0 = off
     checkpoint: str = "best"  # best on the validation part's pseudo labels, or last
     # Sides in pixels of the native image of random crops that it is trained on, and of square
     # tiles that predictions are made of, each brought to image_size; best equal. 0 = off: the
@@ -396,6 +408,13 @@ class SegmentationConfig:
         _check_choice("segmentation.loss", self.loss, SEGMENTATION_LOSSES)
         in_range = 0 < self.robustness <= 1
         _check(in_range, "segmentation.robustness", "a number in (0, 1]", self.robustness)
+        for name in ("small_loss", "zoom"):
+            value = getattr(self, name)
+            _check(0 < value <= 1, f"segmentation.{name}", "a number in (0, 1]", value)
+        _check_share("segmentation.edge_smoothing", self.edge_smoothing)
+        good = bool(self.scales) and all(scale > 0 for scale in self.scales)
+        _check(good, "segmentation.scales", "positive numbers, at least one", self.scales)
+        _check_not_negative("segmentation", self, "refine_steps")
         _check(0 <= self.ema < 1, "segmentation.ema", "a number in [0, 1)", self.ema)
         _check_choice("segmentation.amp", self.amp, AMP_MODES)
         _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))

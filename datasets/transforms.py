@@ -30,11 +30,12 @@ def train_transform(
     flip: bool,
     rotate: bool,
     jitter: float,
+    zoom: float = 1.0,
 ) -> v2.Transform:
     """Return the training preset: resize, flips, quarter turns, light changes, normalisation.
 
-    All of its input is kept, so that the image-level label stays true; crops that may change the
-    label are drawn before (datasets.crops).
+    Without `zoom` all of its input is kept, so that the image-level label stays true; crops that
+    may change the label are drawn before (datasets.crops).
 
     Args:
         size: (H, W) of the result; square where `rotate` is set.
@@ -43,8 +44,11 @@ def train_transform(
         flip: horizontal and vertical flips, each with probability 1/2.
         rotate: also turns by 0, 90, 180 or 270 degrees.
         jitter: brightness and contrast are multiplied by a number in [1 - jitter, 1 + jitter].
+        zoom: least share of the area in random crops, of 3:4 to 4:3; 1 for whole images.
     """
     steps: list[v2.Transform] = [v2.Resize(size, antialias=True)]
+    if zoom < 1:
+        steps = [v2.RandomResizedCrop(size, scale=(zoom, 1.0), antialias=True)]
     if flip:
         steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
     if rotate:

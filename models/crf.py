@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.refine import pixel_adaptive_refinement
+
 # Neighbours of like colour: every STEP-th pixel up to REACH away in each direction.
 REACH, STEP = 20, 4
 POSITION_SIGMA = 12.0  # pixels
@@ -51,6 +53,19 @@ def dense_crf(image: Tensor, maps: Tensor, iterations: int = 5) -> Tensor:
         messages = COLOUR_WEIGHT * _like_coloured(image, belief) + SMOOTH_WEIGHT * _near(belief)
         belief = (evidence + messages).softmax(dim=0)
     return belief[1:]
+
+
+def refined(image: Tensor, maps: Tensor, method: str, iterations: int) -> Tensor:
+    """Refine maps (M, H, W) by their image (3, H, W) in 0..255.
+
+    Args:
+        image: see the methods.
+        maps: likewise.
+        method: pamr (`pixel_adaptive_refinement`) or crf (`dense_crf`).
+        iterations: of the method; 0 changes nothing.
+    """
+    refine = {"pamr": pixel_adaptive_refinement, "crf": dense_crf}[method]
+    return refine(image, maps, iterations)
 
 
 def _like_coloured(image: Tensor, belief: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ PLAIN_WEIGHT = 0.1
 LOG_ZERO = 4.0
 # Of the bootstrapped cross-entropy: share of the target in it (Reed et al., ICLR 2015, hard).
 TARGET_SHARE = 0.8
+EDGE_WINDOW = 7  # side in pixels of what counts as near a border
 
 
 def dense_loss(
@@ -22,6 +23,8 @@ def dense_loss(
     *,
     kind: str,
     robustness: float,
+    small_loss: float,
+    edge_smoothing: float,
     dice_weight: float,
     absent_weight: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -35,6 +38,9 @@ def dense_loss(
         labels: (B, K) multi-hot image labels.
         kind: of `pixel_loss`.
         robustness: of `pixel_loss`.
+        small_loss: share in (0, 1] of the known pixels, those of lowest loss, that count; wrong
+            labels are learnt last (Han et al., "Co-teaching", NeurIPS 2018).
+        edge_smoothing: in [0, 1], see `edge_smoothed`; 0 leaves the labels as they are.
         dice_weight: of the Dice loss, the mean over all K + 1 mask classes; those absent from the
             batch count as 0.
         absent_weight: of the cross-entropy of no class being there that the image does not carry,
@@ -45,8 +51,16 @@ def dense_loss(
     """
     logits = logits.float()
     known = masks != IGNORE
-    of_pixels = pixel_loss(logits, masks.where(known, 0), kind, robustness)
-    terms = {"pixel": (of_pixels * known).sum() / known.sum().clamp(min=1)}
+    targets = masks.where(known, 0)
+    of_pixels = pixel_loss(logits, targets, kind, robustness)
+    if edge_smoothing:
+        smoothed = edge_smoothed(logits, targets, known)
+        of_pixels = of_pixels + edge_smoothing * (smoothed - of_pixels)
+    of_known = of_pixels[known]
+    if small_loss < 1 and len(of_known):
+        kept = max(round(small_loss * len(of_known)), 1)
+        of_known = of_known.topk(kept, largest=False, sorted=False).values
+    terms = {"pixel": of_known.sum() / max(len(of_known), 1)}
     terms["dice"] = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks)
     total = terms["pixel"] + dice_weight * terms["dice"]
     if absent_weight:
@@ -84,6 +98,22 @@ def pixel_loss(logits: Tensor, masks: Tensor, kind: str, robustness: float) -> T
         return PLAIN_WEIGHT * plain + LOG_ZERO * (1 - likelihood)
     preferred = F.cross_entropy(logits, logits.argmax(dim=1), reduction="none")
     return TARGET_SHARE * plain + (1 - TARGET_SHARE) * preferred
+
+
+def edge_smoothed(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Return the cross-entropy with the labels around each pixel, (B, H, W).
+
+    Away from borders all labels are alike and this is the plain cross-entropy.
+
+    Args:
+        logits: (B, K + 1, H, W) float32.
+        targets: (B, H, W) int64 in 0..K.
+        known: (B, H, W) bool; other pixels' labels are not looked at.
+    """
+    one_hot = F.one_hot(targets, logits.shape[1]).permute(0, 3, 1, 2).float() * known[:, None]
+    around = F.avg_pool2d(one_hot, EDGE_WINDOW, 1, EDGE_WINDOW // 2)
+    around = around / around.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    return -(around * logits.log_softmax(dim=1)).sum(dim=1)
 
 
 def absent_loss(logits: Tensor, labels: Tensor) -> Tensor:

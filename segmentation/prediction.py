@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from configs import Config, from_dict
+from configs import Config, SegmentationConfig, from_dict
 from datasets.files import read_image
 from datasets.native import native_loader, region_batches
 from datasets.record import Record
 from datasets.transforms import as_image
 from models.device import autocast
+from models.refine import pixel_adaptive_refinement
 from models.tiles import blend, tiles_of
-from segmentation.networks import build_network
+from segmentation.networks import build_network, network_size
+
+PROBABILITY_FLOOR = 1e-8  # before a logarithm
 
 
 class NamedImages(Dataset):
@@ -62,7 +65,7 @@ def predict_whole(
     )
     for names, sizes, images in loader:
         with autocast(device, dtype):
-            logits = flip_averaged(model, images.to(device))
+            logits = averaged(model, images.to(device), config.segmentation)
         for name, size, of_image in zip(names, sizes, logits, strict=True):
             yield name, resized(of_image, size)
 
@@ -82,7 +85,7 @@ def predict_tiles(
         tiles = tiles_of(size, settings.tile, settings.tile_overlap)
         regions = [(tile.rows, tile.columns) for tile in tiles]
         batches = region_batches(pixels, regions, [transform], settings.batch_size)
-        logits = tile_logits(model, batches, device, dtype)
+        logits = tile_logits(model, batches, settings, device, dtype)
         parts = ((tile, resized(x, tile.size)) for tile, x in zip(tiles, logits, strict=True))
         yield record.name, blend(parts, size)
 
@@ -90,21 +93,58 @@ def predict_tiles(
 def tile_logits(
     model: nn.Module,
     batches: Iterator[list[Tensor]],
+    settings: SegmentationConfig,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> Iterator[Tensor]:
     """Give the mean logits (K + 1, h, w) float32 of one tile after the other."""
     for (images,) in batches:
         with autocast(device, dtype):
-            logits = flip_averaged(model, images.to(device))
+            logits = averaged(model, images.to(device), settings)
         yield from logits
 
 
 @torch.no_grad()
-def flip_averaged(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the mean logits (B, K + 1, H, W) float32 of images (B, 3, H, W) and their mirrors."""
-    mirrored = model(images.flip(-1)).flip(-1)
-    return (model(images).float() + mirrored.float()) / 2
+def averaged(model: nn.Module, images: Tensor, settings: SegmentationConfig) -> Tensor:
+    """Return the logarithm of the mean probabilities over scales and mirror images.
+
+    Args:
+        model: segmentation network.
+        images: (B, 3, H, W) of the size the network was trained with.
+        settings: its scales and network are used.
+
+    Returns:
+        (B, K + 1, H, W) float32; its softmax are the mean probabilities.
+    """
+    height, width = images.shape[-2:]
+    total = torch.zeros((), device=images.device)
+    for scale in settings.scales:
+        size = network_size((round(height * scale), round(width * scale)), settings.network)
+        scaled = images
+        if size != (height, width):
+            scaled = F.interpolate(images, size, mode="bilinear", antialias=True)
+        for logits in (model(scaled), model(scaled.flip(-1)).flip(-1)):
+            shares = logits.float().softmax(dim=1)
+            total = total + F.interpolate(shares, (height, width), mode="bilinear")
+    return (total / (2 * len(settings.scales))).clamp(min=PROBABILITY_FLOOR).log()
+
+
+def sharpened(logits: Tensor, image: np.ndarray, steps: int) -> Tensor:
+    """Move what is predicted to the edges of the image.
+
+    Args:
+        logits: (K + 1, H, W).
+        image: (H, W, 3) uint8.
+        steps: of `pixel_adaptive_refinement` on the probabilities; 0 changes nothing.
+
+    Returns:
+        (K + 1, H, W), the logarithm of probabilities.
+    """
+    if not steps:
+        return logits
+    pixels = torch.from_numpy(image).to(logits.device).permute(2, 0, 1).float()
+    refined = pixel_adaptive_refinement(pixels, logits.softmax(dim=0), steps)
+    return refined.clamp(min=PROBABILITY_FLOOR).log()
 
 
 def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:

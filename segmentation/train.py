@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = network_size(settings.image_size, settings.network)
     mean, std = normalisation(settings.encoder, settings.pretrained)
     moves = {"flip": settings.flip, "rotate": settings.rotate, "jitter": settings.jitter}
+    moves["zoom"] = settings.zoom
     fit_transform = train_transform(size, mean, std, **moves)
     val_transform = eval_transform(size, mean, std)
     common = {"seed": settings.seed, "crop": settings.crop}  # val: the same crops in every epoch
@@ -120,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 batch["label"].to(device),
                 kind=settings.loss,
                 robustness=settings.robustness,
+                small_loss=settings.small_loss,
+                edge_smoothing=settings.edge_smoothing,
                 dice_weight=settings.dice,
                 absent_weight=settings.absent,
             )

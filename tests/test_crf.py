@@ -31,7 +31,7 @@ def test_maps_follow_the_edges_of_the_image():
     assert iou(maps[0], truth) < 0.75
     assert iou(refined[0], truth) > 0.88
     assert refined.shape == maps.shape
-    assert 0 <= refined.min() and refined.max() <= 1
+    assert refined.min() >= 0 and refined.max() <= 1
 
 
 def test_classes_compete():

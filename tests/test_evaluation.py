@@ -1,5 +1,6 @@
 """Every call of the script, on a small run and on the authors' published CAMs."""
 
+import csv
 import json
 import os
 import subprocess
@@ -282,6 +283,36 @@ def test_predictions_of_the_network_are_scored(run):
     # Inclusion: truth 12, predicted 16, both 12. Patches: 8 predicted, none there.
     assert row["iou"]["inclusion"] == pytest.approx(75)
     assert row["iou"]["patches"] == row["iou"]["scratches"] == 0
+
+
+def test_detailed_scores_are_printed_and_kept(run, capsys):
+    flags = ("--kind", "cam", "--threshold-rule", "auto", "--detailed", "--bootstrap", "20")
+    run.evaluate(*flags)
+    (row,) = run.rows()
+    found = row["detailed"]
+    # The CAMs of the two test pictures are 0.8 inside the masks and 0.2 outside.
+    assert found["pixel_accuracy"] == found["pixel_auroc"] == found["aupro"] == 100
+    assert found["dice"] == [100, 100, None, 100]
+    assert found["false_alarms"] is None and found["image_auroc"] is None
+    assert found["miou_interval"] == [100, 100]
+    assert "boundary F1 (2 px)" in capsys.readouterr().out
+
+    run.evaluate("--table")
+    with (run.out / "results.csv").open() as file:
+        (written,) = csv.DictReader(file)
+    assert float(written["miou"]) == row["miou"]
+    assert float(written["detailed.pixel_accuracy"]) == 100
+    assert written["detailed.dice.2"] == ""
+
+
+def test_masks_are_scored_in_detail_without_map_scores(run):
+    for name in ("1t", "2t"):
+        write_mask(run.out / f"predictions/{name}.png", columns(1, 1, 0, 0, 0))
+    run.evaluate("--kind", "segmentation", "--detailed")
+    (row,) = run.rows()
+    # 2t: a column of inclusion too many, a column of scratches missed.
+    assert row["detailed"]["pixel_accuracy"] == pytest.approx(100 * 32 / 40)
+    assert "aupro" not in row["detailed"]
 
 
 def test_curve_prints_every_threshold(run, capsys):

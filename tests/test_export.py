@@ -95,7 +95,7 @@ def test_metadata_tell_how_the_model_is_used(exported):
     ("backbone", "encoder", "network", "form"),
     [
         ("vit_small_patch14_dinov2", "tu-resnet10t", "unet", "onnx"),
-        ("vit_small_patch16_dinov3", "mit_b0", "segformer", "torch"),
+        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch"),
     ],
 )
 def test_other_models_are_exported(tmp_path, photos, backbone, encoder, network, form, capsys):

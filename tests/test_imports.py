@@ -38,7 +38,9 @@ def test_every_import_follows_the_direction_rule():
 def test_every_package_is_covered_by_the_rule():
     packages = {path.parent.name for path in ROOT.glob("*/*.py")} - {"tests", "benchmarks"}
 
-    assert packages | {"inspection", "localisation", "metrics", "results", "trained"} == set(MAY_IMPORT)
+    assert packages | {"inspection", "localisation", "metrics", "results", "trained"} == set(
+        MAY_IMPORT
+    )
 
 
 def test_planted_violations_are_found(tmp_path):

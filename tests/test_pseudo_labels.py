@@ -7,8 +7,16 @@ from PIL import Image
 
 import make_pseudo_labels
 from configs.loading import load
-from datasets.files import Cam, read_mask, voc_palette, write_cam, write_image, write_saliency
-from make_pseudo_labels import pseudo_label
+from datasets.files import (
+    Cam,
+    read_mask,
+    voc_palette,
+    write_cam,
+    write_image,
+    write_mask,
+    write_saliency,
+)
+from make_pseudo_labels import doubted, pseudo_label
 
 LABELS = {
     "a": (0,), "b": (1, 2), "c": (), "d": (2,), "e": (0,),
@@ -67,6 +75,61 @@ def test_band_and_threshold_equal_the_hand_calculation():
     assert pseudo_label(maps, classes, 0.5, 0.26).tolist() == [[255, 255, 255, 255, 3]]
 
 
+def test_what_contradicts_the_labels_is_ignored():
+    mask = np.array([[0, 0, 1, 1], [0, 0, 1, 1]], np.uint8)
+
+    assert np.array_equal(doubted(mask, (0,), 0.5), mask)
+    # Class 1 must be somewhere, so the background is doubtful; what is of class 0 stays.
+    assert doubted(mask, (0, 1), 0.5).tolist() == [[255, 255, 1, 1]] * 2
+    # Class 0 is too large to be right; the background stays.
+    assert doubted(mask, (0,), 0.4).tolist() == [[0, 0, 255, 255]] * 2
+    assert doubted(mask * 0, (), 0.4).max() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_call_goes_on(run, tmp_path, monkeypatch, workers):
+    call = [*run, *fixed(0.5, 0.05), f"data.workers={workers}"]
+    cam = tmp_path / "run/cams/e.npz"
+    good = cam.read_bytes()
+    cam.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"e\.npz"):
+        make_pseudo_labels.main(call)
+    assert not (tmp_path / "run/pseudo_labels/meta.json").exists()
+    assert (tmp_path / "run/pseudo_labels/a.png").exists()
+
+    cam.write_bytes(good)
+    write_mask(tmp_path / "run/pseudo_labels/a.png", np.full(SIZE, 3, np.uint8))
+    make_pseudo_labels.main(call)
+    assert (mask_in(tmp_path, "a") == 3).all()  # was not made again
+    assert (mask_in(tmp_path, "e")[0:2, :5] == 1).all()
+
+    make_pseudo_labels.main(call)  # complete: begins anew
+    assert (mask_in(tmp_path, "a")[0:2, :5] == 1).all()
+    assert not (tmp_path / "run/pseudo_labels/begun.json").exists()
+
+
+def test_masks_of_other_settings_are_made_again(run, tmp_path):
+    cam = tmp_path / "run/cams/e.npz"
+    good = cam.read_bytes()
+    cam.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"e\.npz"):
+        make_pseudo_labels.main([*run, *fixed(0.9, 0)])
+    cam.write_bytes(good)
+    make_pseudo_labels.main([*run, *fixed(0.5, 0.05)])
+    assert (mask_in(tmp_path, "a")[0:2, :5] == 1).all()
+
+
+def test_the_crf_is_an_option(run, tmp_path):
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    picture[:3] = 200
+    write_image(tmp_path / "data/images/training/a.png", picture)
+    crf = ["pseudo_label.refine=crf", "pseudo_label.refine_steps=5"]
+    make_pseudo_labels.main([*run, *fixed(0.4, 0), *crf])
+    rows = (mask_in(tmp_path, "a") == 1).any(axis=1)
+    assert rows.tolist()[3:] == [False, False, False]
+    assert rows[0]
+
+
 def test_defect_free_image_is_all_background():
     mask = pseudo_label(np.zeros((0, 4, 7), np.float32), (), 0.0, 0.4)
 
@@ -87,6 +150,7 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
     made = {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05}
+    made |= {"refine": "pamr", "max_area": 0.95}
     assert meta == {**made, "saliency_weight": 0.0, "refine_steps": 0}
 
     printed = capsys.readouterr().out
@@ -152,7 +216,7 @@ def test_automatic_threshold_separates_the_training_cams(run, tmp_path):
     assert meta["threshold"] == pytest.approx(0.5)
     assert meta["threshold_rule"] == "auto"
     assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
-    assert not mask_in(tmp_path, "1t").any()
+    assert (mask_in(tmp_path, "1t") == 255).all()  # labelled, but nothing reaches the threshold
 
 
 def test_automatic_threshold_needs_a_defect(run, tmp_path):

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import datasets.dense
-from configs import from_dict
+from configs import SegmentationConfig, from_dict
 from datasets.crops import place_crop
 from datasets.files import read_image, read_mask, voc_palette, write_image, write_mask
 from datasets.record import Record
@@ -235,8 +236,54 @@ def test_predictions_are_native_size_index_and_colour_pictures(run, capsys):
         assert Image.open(run.out / f"predictions/{name}.png").mode == "P"
         colour = read_image(run.out / f"predictions_colour/{name}.png")
         assert np.array_equal(colour, voc_palette()[prediction])
-    assert len(list((run.out / "predictions").iterdir())) == 2
+    assert len(list((run.out / "predictions").glob("*.png"))) == 2
+    with (run.out / "predictions/scores.csv").open() as file:
+        rows = {row.pop("name"): row for row in csv.DictReader(file)}
+    assert set(rows) == {"90t", "91t"}
+    assert all(0 <= float(score) <= 1 for row in rows.values() for score in row.values())
+    assert not (run.out / "predictions_overlay").exists()
     assert "--kind segmentation --split test" in capsys.readouterr().out
+
+
+def test_overlays_scales_and_refinement_of_predictions(run):
+    train.main(run.arguments("segmentation.max_steps=1"))
+    infer.main([*run.arguments("segmentation.scales=[1.0,1.5]"), "--overlays"])
+    plain = read_mask(run.out / "predictions/90t.png", 3)
+    assert read_image(run.out / "predictions_overlay/90t.png").shape == (*NATIVE, 3)
+
+    infer.main(run.arguments("segmentation.scales=[1.0,1.5]", "segmentation.refine_steps=10"))
+    assert read_mask(run.out / "predictions/90t.png", 3).shape == plain.shape
+
+
+def test_probabilities_are_averaged_over_scales():
+    torch.manual_seed(0)
+    network = build_network("deeplabv3plus", "resnet18", "none", 3).eval()
+    image = torch.randn(1, 3, 32, 32)
+    settings = SegmentationConfig(scales=(1.0, 2.0))
+
+    shares = prediction.averaged(network, image, settings).softmax(dim=1)
+
+    wanted = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        for size in ((32, 32), (64, 64)):
+            scaled = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
+            for view in (scaled, scaled.flip(-1)):
+                of_view = network(view).softmax(dim=1)
+                of_view = of_view if view is scaled else of_view.flip(-1)
+                resized = torch.nn.functional.interpolate(of_view, (32, 32), mode="bilinear")
+                wanted += resized / 4
+    torch.testing.assert_close(shares, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_refined_predictions_follow_the_edge_of_the_image():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, 8:] = 200
+    logits = torch.zeros(2, 16, 16)
+    logits[1] = -2.0
+    logits[1, :, 10:] = 2.0  # two columns late
+    assert prediction.sharpened(logits, image, 0) is logits
+    mask = prediction.best_class(prediction.sharpened(logits, image, 10))
+    assert (mask[:, 8:] == 1).all() and not mask[:, :8].any()
 
 
 def test_flip_average_of_a_mirrored_image_is_mirrored():
@@ -244,8 +291,8 @@ def test_flip_average_of_a_mirrored_image_is_mirrored():
     network = build_network("deeplabv3plus", "resnet18", "none", 4).eval()
     image = torch.randn(1, 3, 32, 48)
 
-    direct = prediction.flip_averaged(network, image)
-    mirrored = prediction.flip_averaged(network, image.flip(-1))
+    direct = prediction.averaged(network, image, SegmentationConfig())
+    mirrored = prediction.averaged(network, image.flip(-1), SegmentationConfig())
 
     torch.testing.assert_close(mirrored.flip(-1), direct)
     with torch.no_grad():

@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 
-from segmentation.losses import absent_loss, dense_loss, pixel_loss
+from segmentation.losses import absent_loss, dense_loss, edge_smoothed, pixel_loss
 
 KINDS = ("ce", "generalised", "symmetric", "bootstrapped")
-SETTINGS = {"kind": "ce", "robustness": 0.7, "dice_weight": 0.5, "absent_weight": 0.0}
+SETTINGS = {
+    "kind": "ce",
+    "robustness": 0.7,
+    "small_loss": 1.0,
+    "edge_smoothing": 0.0,
+    "dice_weight": 0.5,
+    "absent_weight": 0.0,
+}
 
 
 def shares_of(logits):
@@ -115,3 +122,31 @@ def test_a_class_that_the_image_lacks_is_pushed_down_everywhere():
 
     assert (logits.grad[0, 2] > 0).all()
     assert (logits.grad[0, :2] < 0).all()
+
+
+def test_small_loss_leaves_the_worst_pixels_out():
+    logits = torch.zeros(1, 2, 1, 4)
+    logits[0, 1, 0] = torch.tensor([3.0, 2.0, -5.0, 9.0])
+    masks = torch.tensor([[[1, 1, 1, 255]]])
+    losses = [math.log1p(math.exp(-value)) for value in (3.0, 2.0)]
+    _, terms = dense_loss(logits, masks, torch.ones(1, 1), **SETTINGS | {"small_loss": 0.67})
+    assert terms["pixel"].item() == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_labels_are_smoothed_at_borders_alone():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 12, 24)
+    masks = torch.zeros(1, 12, 24, dtype=torch.int64)
+    masks[:, :, 12:] = 2
+    known = torch.ones_like(masks, dtype=torch.bool)
+    smoothed = edge_smoothed(logits, masks, known)
+    plain = pixel_loss(logits, masks, "ce", 0.7)
+    torch.testing.assert_close(smoothed[..., :9], plain[..., :9])
+    torch.testing.assert_close(smoothed[..., 15:], plain[..., 15:])
+    # Column 11 sees columns 8 to 14: four of class 0, three of class 2.
+    logs = logits.log_softmax(dim=1)[0, :, 6, 11]
+    assert smoothed[0, 6, 11].item() == pytest.approx(-(4 * logs[0] + 3 * logs[2]).item() / 7)
+    total, _ = dense_loss(logits, masks, torch.ones(1, 2), **SETTINGS | {"edge_smoothing": 1.0})
+    _, dice = dense_loss(logits, masks, torch.ones(1, 2), **SETTINGS)
+    wanted = smoothed.mean() + 0.5 * dice["dice"]
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -387,9 +387,11 @@ class SegmentationConfig:
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     flip: bool = True
     rotate: bool = False
-    zoom: float = (
-        1.0  # least share of the image in random crops that are brought to its size; 1 = off
-    )
+    zoom: float = 1.0  # least share of the image that random crops, enlarged, show; 1 = off
+    # Share of the steps after which the averaged weights correct the labels they are surer than
+    # teacher_confidence of; 1 = off. Needs ema.
+    teacher_after: float = 1.0
+    teacher_confidence: float = 0.9
     jitter: float = 0.3
     amp: str = "auto"
     seed: int = 0
@@ -411,7 +413,13 @@ class SegmentationConfig:
         for name in ("small_loss", "zoom"):
             value = getattr(self, name)
             _check(0 < value <= 1, f"segmentation.{name}", "a number in (0, 1]", value)
-        _check_share("segmentation.edge_smoothing", self.edge_smoothing)
+        for name in ("edge_smoothing", "teacher_after", "teacher_confidence"):
+            _check_share(f"segmentation.{name}", getattr(self, name))
+        if self.teacher_after < 1 and not self.ema:
+            raise ValueError(
+                "segmentation.teacher_after: expected averaged weights to be the teacher, got "
+                "segmentation.ema=0. Set segmentation.ema=0.98 or teacher_after=1."
+            )
         good = bool(self.scales) and all(scale > 0 for scale in self.scales)
         _check(good, "segmentation.scales", "positive numbers, at least one", self.scales)
         _check_not_negative("segmentation", self, "refine_steps")

@@ -116,6 +116,25 @@ def edge_smoothed(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     return -(around * logits.log_softmax(dim=1)).sum(dim=1)
 
 
+def corrected(masks: Tensor, logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
+    """Replace labels by what a teacher is sure of.
+
+    Args:
+        masks: (B, H, W) int64 mask values.
+        logits: (B, K + 1, H, W) of the teacher.
+        labels: (B, K) multi-hot; the teacher may only choose among an image's classes and
+            background.
+        confidence: least probability, among these, of what replaces a label.
+
+    Returns:
+        (B, H, W) int64 mask values; 255 too is replaced where the teacher is sure.
+    """
+    allowed = torch.cat([torch.ones_like(labels[:, :1]), labels], dim=1) > 0
+    logits = logits.float().masked_fill(~allowed[:, :, None, None], -torch.inf)
+    share, best = logits.softmax(dim=1).max(dim=1)
+    return torch.where(share >= confidence, best, masks)
+
+
 def absent_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean over pixels of -log(1 - probability of the classes an image lacks), 0-d."""
     shares = logits.softmax(dim=1)[:, 1:]

@@ -34,7 +34,7 @@ from models.optim import (
     set_lr,
     warmup_cosine,
 )
-from segmentation.losses import dense_loss
+from segmentation.losses import corrected, dense_loss
 from segmentation.networks import build_network, network_size, normalisation
 
 MIN_LR_SHARE = 0.01  # of segmentation.lr: first and last rate of the schedule
@@ -113,12 +113,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 state["step"], num_steps, warmup_steps, settings.lr, settings.lr * MIN_LR_SHARE
             )
             set_lr(optimizer, lr)
+            images = batch["image"].to(device, non_blocking=True)
+            masks, labels = batch["mask"].to(device), batch["label"].to(device)
+            if average and state["step"] >= settings.teacher_after * num_steps:
+                average.eval()
+                with torch.no_grad(), autocast(device, dtype):
+                    of_teacher = average.module(images)
+                masks = corrected(masks, of_teacher, labels, settings.teacher_confidence)
             with autocast(device, dtype):
-                logits = model(batch["image"].to(device, non_blocking=True))
+                logits = model(images)
             total, terms = dense_loss(
                 logits,
-                batch["mask"].to(device),
-                batch["label"].to(device),
+                masks,
+                labels,
                 kind=settings.loss,
                 robustness=settings.robustness,
                 small_loss=settings.small_loss,

@@ -369,3 +369,12 @@ def test_help_names_every_flag(stage, own, capsys):
     printed = capsys.readouterr().out
     assert f"usage: python -m {stage.__name__} " in printed
     assert all(flag in printed for flag in ("--config", "--out", "--set", "--device", own))
+
+
+def test_the_teacher_changes_what_is_learnt_after_its_step(run):
+    sets = ("segmentation.max_steps=2", "segmentation.ema=0.9")
+    finals = []
+    for more in ((), ("teacher_after=0.5", "teacher_confidence=0.0")):
+        train.main(run.arguments(*sets, *(f"segmentation.{change}" for change in more)))
+        finals.append(load_checkpoint(run.out / "segmentation/checkpoint.pt", "train")["model"])
+    assert any(not torch.equal(finals[0][key], finals[1][key]) for key in finals[0])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from segmentation.losses import absent_loss, dense_loss, edge_smoothed, pixel_loss
+from segmentation.losses import absent_loss, corrected, dense_loss, edge_smoothed, pixel_loss
 
 KINDS = ("ce", "generalised", "symmetric", "bootstrapped")
 SETTINGS = {
@@ -150,3 +150,14 @@ def test_labels_are_smoothed_at_borders_alone():
     _, dice = dense_loss(logits, masks, torch.ones(1, 2), **SETTINGS)
     wanted = smoothed.mean() + 0.5 * dice["dice"]
     assert total.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_sure_teacher_corrects_labels_within_the_image_classes():
+    logits = torch.tensor([[0.0, 9.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 9.0], [9.0, 0.0, 0.0]])
+    logits = logits.T[None, :, None]  # four pixels, three mask classes
+    masks = torch.tensor([[[0, 0, 1, 255]]])
+    # Class 2 of the third pixel is absent: what is left is even, so nobody is sure.
+    found = corrected(masks, logits, torch.tensor([[1.0, 0.0]]), 0.9)
+    assert found.tolist() == [[[1, 0, 1, 0]]]
+    found = corrected(masks, logits, torch.tensor([[1.0, 1.0]]), 0.9)
+    assert found.tolist() == [[[1, 0, 2, 0]]]

@@ -15,6 +15,7 @@ COLOUR_SIGMA = 10.0  # of values in 0..255
 SMOOTH_SIGMA = 3.0  # pixels; of neighbours of any colour
 COLOUR_WEIGHT, SMOOTH_WEIGHT = 4.0, 2.0
 FLOOR = 1e-4  # no class is impossible
+LEAST_EXPONENT = -40.0  # numbers below are slow to compute with, and weigh nothing
 
 
 @torch.no_grad()
@@ -71,21 +72,25 @@ def refined(image: Tensor, maps: Tensor, method: str, iterations: int) -> Tensor
 def _like_coloured(image: Tensor, belief: Tensor) -> Tensor:
     """Average the beliefs of each pixel's neighbours by nearness in place and colour."""
     height, width = image.shape[1:]
-    total = torch.zeros_like(belief)
-    weights = torch.zeros_like(belief[:1])
-    # Beyond the border lies a colour that is like none.
-    colours = F.pad(image, (REACH,) * 4, value=1e4)
-    beliefs = F.pad(belief, (REACH,) * 4)
+    total, weights = torch.zeros_like(belief), torch.zeros_like(belief[:1])
     steps = range(-REACH, REACH + 1, STEP)
     for dy, dx in ((dy, dx) for dy in steps for dx in steps if (dy, dx) != (0, 0)):
-        rows = slice(REACH + dy, REACH + dy + height)
-        columns = slice(REACH + dx, REACH + dx + width)
-        distance = (colours[:, rows, columns] - image).square_().sum(dim=0, keepdim=True)
+        if abs(dy) >= height or abs(dx) >= width:
+            continue
+        here = _overlap(height, -dy), _overlap(width, -dx)
+        there = _overlap(height, dy), _overlap(width, dx)
+        distance = (image[:, *there] - image[:, *here]).square_().sum(dim=0, keepdim=True)
         place = (dy * dy + dx * dx) / (2 * POSITION_SIGMA**2)
-        weight = distance.mul_(-1 / (2 * COLOUR_SIGMA**2)).sub_(place).exp_()
-        total.addcmul_(weight, beliefs[:, rows, columns])
-        weights += weight
+        exponent = distance.mul_(-1 / (2 * COLOUR_SIGMA**2)).sub_(place)
+        weight = exponent.clamp_(min=LEAST_EXPONENT).exp_()
+        total[:, *here].addcmul_(weight, belief[:, *there])
+        weights[:, *here] += weight
     return total / weights.clamp(min=1e-8)
+
+
+def _overlap(length: int, offset: int) -> slice:
+    """Return the places in 0..length - 1 that are offset + another one."""
+    return slice(max(offset, 0), length + min(offset, 0))
 
 
 def _near(belief: Tensor) -> Tensor:

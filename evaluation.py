@@ -53,14 +53,8 @@ from results import KINDS, append_results, percent, results_table, write_results
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 WITH_THRESHOLD = ("saliency", "cam")
 RULES = ("fixed", "auto", "oracle")
-RUN_FLAGS = (
-    "split",
-    "labels",
-    "cam_type",
-    "threshold_rule",
-    "detailed",
-    "bootstrap",
-)  # only with --kind
+# Only with --kind.
+RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")
 PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
 PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
 
@@ -478,6 +472,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if sum(map(bool, (args.kind, args.table, args.predict_dir))) != 1:
         raise ValueError("expected one of --kind, --table and --predict_dir. See --help.")
     _refuse_useless_flags(args)
+    if args.bootstrap is not None and args.bootstrap < 1:
+        raise ValueError(f"--bootstrap: expected 1 or more draws, got {args.bootstrap}.")
     args.curve = args.curve == "True"
     if args.predict_dir:
         score_published(args)

@@ -99,7 +99,7 @@ declare -A outputs=(
   [cams]="cams cams_patchcam cams_attention cams_fused cams_predicted
     cams_patchcam_predicted cams_attention_predicted cams_fused_predicted"
   [pseudo_labels]="pseudo_labels" [segmentation]="segmentation"
-  [predictions]="predictions predictions_colour"
+  [predictions]="predictions predictions_colour predictions_overlay"
 )
 declare -A scored=( # as kind of results.jsonl
   [saliency]="saliency" [train]="none" [cams]="cam" [pseudo_labels]="pseudo_label"

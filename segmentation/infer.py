@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         disable=None,
         dynamic_ncols=True,
     ):
-        image = read_image(images[image_name])
+        seen = settings.refine_steps or args.overlays
+        image = read_image(images[image_name]) if seen else np.zeros((0, 0, 3), np.uint8)
         logits = sharpened(logits, image, settings.refine_steps)
         prediction = best_class(logits)
         highest = logits.softmax(dim=0)[1:].amax(dim=(1, 2))

@@ -394,6 +394,8 @@ def test_constant_training_maps_have_no_auto_threshold(run):
         (["--kind", "cam", "--t", "0"], "t: expected no such flag with --kind"),
         (["--kind", "saliency", "--labels", "given"], "labels: expected no such flag with --kind"),
         (["--kind", "segmentation", "--curve"], "curve: expected no such flag with --kind"),
+        (["--kind", "cam", "--bootstrap", "5"], "bootstrap: expected no such flag with --kind"),
+        (["--kind", "cam", "--detailed", "--bootstrap", "0"], "expected 1 or more draws, got 0"),
         (["--table", "--type", "npy"], "type: expected no such flag with --table"),
         (
             ["--predict_dir", "x", "--split", "val"],

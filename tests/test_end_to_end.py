@@ -50,6 +50,7 @@ TINY = [
     "loss.num_negatives=16",
     "cam.scales=[1.0,1.5]",
     "segmentation.image_size=[64,80]",
+    "segmentation.rotate=false",
     "segmentation.encoder=tu-test_efficientnet",
     "segmentation.epochs=1",
     "segmentation.batch_size=4",

@@ -76,6 +76,7 @@ TINY = [
     "cam.scales=[1.0]",
     "segmentation.encoder=tu-test_efficientnet",
     "segmentation.image_size=[32,48]",
+    "segmentation.rotate=false",
     "segmentation.batch_size=4",
     "segmentation.epochs=2",
     "segmentation.warmup_steps=1",

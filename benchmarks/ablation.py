@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--variants", nargs="+", default=shipped, metavar="TOML", help="one row each"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument(
+        "--from-dir",
+        type=Path,
+        metavar="DIR",
+        help="take saliency maps from here instead of making them (see make_saliency.py)",
+    )
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
     if not args.out:
@@ -47,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs[out_dir / f"{name}_{seed}"] = (name, variant, changes, fingerprint(whole))
 
     saliency_dir = out_dir / "saliency_run"
-    run_script(["make_saliency.py"], args, [], saliency_dir, [])
+    source = ["--from-dir", str(args.from_dir.resolve())] if args.from_dir else []
+    run_script(["make_saliency.py", *source], args, [], saliency_dir, [])
     rows = []
     for run_dir, (name, variant, changes, config_sha) in runs.items():
         found = results_of(run_dir, config_sha)

@@ -39,7 +39,7 @@ from models.cam import combine
 from models.stac import Stac, image_scores, stac_from_checkpoint
 from segmentation.networks import STRIDES, network_size
 from segmentation.prediction import network_from_checkpoint
-from trained import Trained, load_trained, run_threshold
+from trained import Trained, load_trained, run_thresholds
 
 TOLERANCE = 1e-3  # largest difference to PyTorch of a file that is kept
 MAX_IMAGES = 4  # that are compared
@@ -139,14 +139,16 @@ def exportable_localiser(trained: Trained, run: Path) -> Exportable:
     steps = [
         "a class is present where its score is at least label_threshold",
         "resize cam bilinearly to the image's size, scale each present class to [0, 1]",
-        "a pixel is of the present class with the highest value if that is above threshold, "
+        "rescale each present class linearly below and above its threshold so that 0, threshold and "
+        "1 become 0, 0.5 and 1",
+        "a pixel is of the present class with the highest value if that is above 0.5, "
         "else background",
     ]
     metadata = _metadata(trained, size, unit, steps) | {
         "cam_type": cam_type,
         "scales": list(config.cam.scales),
         "label_threshold": config.cam.label_threshold,
-        "threshold": run_threshold(run, config),
+        "thresholds": run_thresholds(run, trained),
     }
     model = LocaliserOutputs(stac, cam_type).eval()
     return Exportable("localiser", model, ("cam", "scores"), size, unit, metadata)

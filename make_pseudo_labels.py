@@ -4,15 +4,17 @@ Reads images, cams/ and, where pseudo_label.saliency_weight is above 0, saliency
 CAMs are weighted by the saliency map, refined along the edges of the image and thresholded.
 Writes pseudo_labels/<name>.png (mask values, VOC palette; 255 where a map is too close to the
 threshold to tell, or where the image's label says that the mask is wrong) and, once all are
-written, pseudo_labels/meta.json. A stopped call goes on where it was when it is given again. The
-threshold comes from the refined maps of the training split, without a mask, or is
-pseudo_label.threshold where pseudo_label.threshold_rule is "fixed".
+written, pseudo_labels/meta.json. A stopped call goes on where it was when it is given again.
+Thresholds come from the refined maps of the training split, without a mask: one for each class
+where pseudo_label.threshold_rule is "class", one for all where it is "auto"; with "fixed" it is
+pseudo_label.threshold.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.files import Cam, read_cam, read_image, read_mask, read_saliency, write_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
-from metrics import auto_threshold, pooled_histogram, seed_mask
+from metrics import auto_threshold, class_histograms, levelled, pooled_histogram, seed_mask
 from models.crf import refined
 from models.device import select_device
 
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         metavar="SPLIT",
         help="train, val or test (default: train, and data.eval_split if its CAMs are there); "
-        "the threshold always comes from train",
+        "thresholds always come from train",
     )
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
@@ -80,13 +82,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     (mask_dir / "meta.json").unlink(missing_ok=True)
     device = select_device(args.device)
     maker = MapMaker(config.pseudo_label, out_dir, num_classes, device)
-    threshold = choose_threshold(config.pseudo_label, data.split("train"), maker)
-    print(f"threshold {threshold:.3f} ({config.pseudo_label.threshold_rule})")
-    meta = {**dataclasses.asdict(config.pseudo_label), "threshold": threshold}
+    thresholds = choose_thresholds(config.pseudo_label, data.split("train"), maker)
+    listed = ", ".join(f"{n} {t:.3f}" for n, t in zip(data.class_names, thresholds, strict=True))
+    print(f"thresholds ({config.pseudo_label.threshold_rule}): {listed}")
+    meta = {**dataclasses.asdict(config.pseudo_label), "thresholds": thresholds}
     since = begin(mask_dir / "begun.json", meta)
     for split in splits:
         records, summary = data.split(split), Summary()
-        writer = MaskWriter(records, maker, mask_dir, threshold, since)
+        writer = MaskWriter(records, maker, mask_dir, thresholds, since)
         workers = config.data.workers if device.type == "cpu" else 0
         loader = DataLoader(writer, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
         for index, counts in tqdm(
@@ -100,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"next: python -m segmentation.train --config {out_dir / 'config.toml'} --out {out_dir}")
 
 
-def begin(path: Path, meta: dict[str, float | str]) -> float:
+def begin(path: Path, meta: dict[str, Any]) -> float:
     """Return when masks of these settings began to be made, in seconds; now if there are none.
 
     Args:
         path: of the file that says so until all masks are made.
-        meta: the settings and the threshold.
+        meta: the settings and the thresholds.
     """
     try:
         if json.loads(path.read_text(encoding="utf-8")) == meta:
@@ -167,22 +170,24 @@ class MapMaker:
 
 
 def pseudo_label(
-    maps: np.ndarray, classes: Sequence[int], threshold: float, band: float
+    maps: np.ndarray, classes: Sequence[int], thresholds: Sequence[float], band: float
 ) -> np.ndarray:
-    """Return the seed mask of one image with an uncertain band around the threshold.
+    """Return the seed mask of one image with an uncertain band around the thresholds.
 
     Args:
         maps: (M, H, W) in [0, 1]; without any the mask is all background.
         classes: (M,) foreground indices.
-        threshold: background score in [0, 1].
-        band: pixels whose highest value is less than this away from the threshold become 255.
+        thresholds: (K,) in [0, 1], background scores of all classes.
+        band: pixels whose highest value, rescaled to a threshold of 0.5 (see `levelled`), is less
+            than this away from 0.5 become 255.
 
     Returns:
         (H, W) uint8 mask values.
     """
-    mask = seed_mask(maps, classes, threshold)
+    maps = levelled(maps, [thresholds[k] for k in classes])
+    mask = seed_mask(maps, classes, 0.5)
     if len(classes):
-        mask[np.abs(maps.max(axis=0) - threshold) < band] = IGNORE
+        mask[np.abs(maps.max(axis=0) - 0.5) < band] = IGNORE
     return mask
 
 
@@ -218,13 +223,13 @@ class MaskWriter(Dataset):
         records: Sequence[Record],
         maker: MapMaker,
         mask_dir: Path,
-        threshold: float,
+        thresholds: Sequence[float],
         since: float,
     ):
         self.records = records
         self.maker = maker
         self.mask_dir = mask_dir
-        self.threshold = threshold
+        self.thresholds = thresholds
         self.since = since  # seconds; masks older than that are of other settings
 
     def __len__(self) -> int:
@@ -237,7 +242,7 @@ class MaskWriter(Dataset):
             mask = read_mask(path, self.maker.num_classes)
         else:
             maps = self.maker.maps(record)
-            mask = pseudo_label(maps, record.classes, self.threshold, settings.band)
+            mask = pseudo_label(maps, record.classes, self.thresholds, settings.band)
             mask = doubted(mask, record.classes, settings.max_area)
             write_mask(path, mask)
         return index, np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
@@ -249,24 +254,37 @@ class MaskWriter(Dataset):
         return path.stat().st_mtime > max(self.since, *sources)
 
 
-def choose_threshold(
+def choose_thresholds(
     settings: PseudoLabelConfig, records: Sequence[Record], maker: MapMaker
-) -> float:
-    """Return the fixed threshold, or the one that `auto_threshold` finds in the maps.
+) -> list[float]:
+    """Return K thresholds: the fixed one, or those that `auto_threshold` finds in the maps.
+
+    A class whose maps hold no two different values gets that of all maps together.
 
     Raises:
-        ValueError: the rule is auto and the maps hold no two different values.
+        ValueError: the rule is auto or class and all maps hold no two different values.
     """
     if settings.threshold_rule == "fixed":
-        return settings.threshold
-    labelled = [record for record in records if record.classes]
-    chosen = labelled[:: -(-len(labelled) // MAX_THRESHOLD_IMAGES) or 1]
-    progress = tqdm(chosen, desc="threshold", unit="image", disable=None, dynamic_ncols=True)
-    histogram = pooled_histogram(maker.maps(record) for record in progress)
+        return [settings.threshold] * maker.num_classes
+    labelled, num_classes = [r for r in records if r.classes], maker.num_classes
+    groups = [labelled]
+    if settings.threshold_rule == "class":
+        groups = [[r for r in labelled if k in r.classes] for k in range(num_classes)]
+    limit = max(1, MAX_THRESHOLD_IMAGES // len(groups))
+    chosen = {r.name: r for group in groups for r in group[:: -(-len(group) // limit) or 1]}
+    progress = tqdm(chosen.values(), "thresholds", unit="image", disable=None, dynamic_ncols=True)
+    by_class, pooled = np.zeros((num_classes, 256), np.int64), np.zeros(256, np.int64)
+    for record in progress:
+        maps = maker.maps(record)
+        by_class += class_histograms(maps, record.classes, num_classes)
+        pooled += pooled_histogram([maps])
     try:
-        return auto_threshold(histogram)
+        common = auto_threshold(pooled)
     except ValueError as error:
         raise ValueError(f"{maker.cam_dir}: {error}") from error
+    if settings.threshold_rule == "auto":
+        return [common] * num_classes
+    return [auto_threshold(one) if (one > 0).sum() > 1 else common for one in by_class]
 
 
 def read_cam_of(record: Record, cam_dir: Path, num_classes: int) -> Cam:
@@ -324,7 +342,7 @@ def _as_it_is(item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
     return item
 
 
-def _write_json(path: Path, content: dict[str, float | str]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -3,7 +3,7 @@
 Pixels whose mask is 255 are not scored. Map values above the threshold are foreground.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -280,6 +280,43 @@ def seed_mask(cam: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndar
     winners = np.asarray(classes)[cam.argmax(axis=0)] + 1
     foreground = cam.max(axis=0).astype(np.float32) > np.float32(threshold)
     return np.where(foreground, winners, BACKGROUND).astype(np.uint8)
+
+
+def levelled(cam: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Rescale the CAMs of one image so that each has its own threshold at 0.5.
+
+    Linear below the threshold and above it; 0 and 1 stay where they are. Maps of classes with
+    different thresholds can then compete with each other and with one background score.
+
+    Args:
+        cam: (M, H, W) in [0, 1]; M may be 0.
+        thresholds: (M,) in [0, 1], as float32.
+
+    Returns:
+        (M, H, W) float32 in [0, 1].
+    """
+    cam = cam.astype(np.float32)
+    cut = np.asarray(thresholds, np.float32).reshape(-1, 1, 1)
+    above = cam > cut
+    side = np.where(above, 1 - cut, cut)  # 0 only where cam is at the threshold
+    return 0.5 + 0.5 * (cam - cut) / np.where(side > 0, side, 1)
+
+
+def class_histograms(cam: np.ndarray, classes: Sequence[int], num_classes: int) -> np.ndarray:
+    """Count the CAM values of one image in 256 levels by class, level = round(255 * value).
+
+    Args:
+        cam: (M, H, W) in [0, 1].
+        classes: (M,) foreground indices in [0, K).
+        num_classes: K.
+
+    Returns:
+        (K, 256) int64.
+    """
+    histograms = np.zeros((num_classes, 256), np.int64)
+    for one, k in zip(cam, classes, strict=True):
+        histograms[k] = pooled_histogram([one[None]])
+    return histograms
 
 
 def pooled_histogram(cams: Iterable[np.ndarray]) -> np.ndarray:

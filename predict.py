@@ -6,7 +6,7 @@
 Takes pictures, folders (with all below them) and quoted patterns. The segmentation network of the
 run makes the masks and the localiser the scores of the classes. With one of them alone, it does
 both: scores are then the highest probability of a pixel, and masks the refined CAMs of the classes
-that the localiser sees, cut at the threshold of the run's pseudo labels.
+that the localiser sees, cut at the thresholds of the run's pseudo labels.
 
 writes TO/masks/<name>.png (mask values, VOC palette), TO/overlays/<name>.jpg, TO/json/<name>.json
 (scores, areas, objects with box and contours) and TO/summary.csv; with --format coco also
@@ -34,13 +34,13 @@ from datasets.pictures import paint_mask
 from datasets.record import BACKGROUND, Record
 from datasets.transforms import eval_transform
 from localisation import Localised, localise_tiles, localise_whole, native_cam, scale_transforms
-from metrics import seed_mask
+from metrics import levelled, seed_mask
 from models.crf import refined
 from models.device import amp_dtype, select_device
 from models.stac import stac_from_checkpoint
 from segmentation.networks import network_size
 from segmentation.prediction import network_from_checkpoint, predict_tiles, predict_whole, sharpened
-from trained import Trained, load_trained, run_threshold
+from trained import Trained, load_trained, run_thresholds
 
 COCO_FORMATS = {"coco": "coco.json", "coco-polygons": "coco_polygons.json"}
 
@@ -74,10 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             scores = dict(image_scores_of(localiser, records, device))
         found = segment(segmenter, records, device)
     else:
-        threshold = args.threshold
-        if threshold is None:
-            threshold = run_threshold(run, localiser.config)
-        found = localise(localiser, records, device, threshold)
+        if args.threshold is None:
+            thresholds = run_thresholds(run, localiser)
+        else:
+            thresholds = [args.threshold] * len(class_names)
+        found = localise(localiser, records, device, thresholds)
     summary: list[list] = []
     images: list[dict[str, Any]] = []
     annotations: dict[str, list[dict[str, Any]]] = {form: [] for form in args.format}
@@ -167,9 +168,12 @@ def segment(model: Trained, records: Sequence[Record], device: torch.device) -> 
 
 
 def localise(
-    model: Trained, records: Sequence[Record], device: torch.device, threshold: float
+    model: Trained,
+    records: Sequence[Record],
+    device: torch.device,
+    thresholds: Sequence[float],
 ) -> Iterator[Found]:
-    """Give the refined CAMs of the classes whose score is high enough, cut at the threshold."""
+    """Give the refined CAMs of the classes whose score is high enough, cut at K thresholds."""
     config, (cam_type, *_) = model.config, model.config.cam.types
     images = {record.name: record.image for record in records}
     for one in _localised(model, records, device):
@@ -185,7 +189,7 @@ def localise(
         )
         maps = maps.cpu().numpy()
         confidence = maps.max(axis=0) if present else np.zeros(one.size, np.float32)
-        mask = seed_mask(maps, present, threshold)
+        mask = seed_mask(levelled(maps, [thresholds[k] for k in present]), present, 0.5)
         yield Found(one.record.name, one.scores.cpu().numpy(), confidence, mask)
 
 
@@ -338,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", metavar="DIR", help="where to write (default: found/ in the run's folder)")
     add("--format", nargs="+", choices=tuple(COCO_FORMATS), default=[], help="further files")
     add("--min-area", type=int, default=0, metavar="PX", help="leave out smaller objects")
-    add("--threshold", type=float, help="of CAMs, where only a localiser is there (default: that "
+    add("--threshold", type=float, help="of CAMs, where only a localiser is there (default: those "
         "of the run's pseudo labels)")  # fmt: skip
     add("--tile", type=int, metavar="PX", help="see larger images in tiles of this side; 0 = whole "
         "(default: as configured in training)")  # fmt: skip

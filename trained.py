@@ -52,9 +52,20 @@ def load_trained(run: Path, tile: int | None = None) -> tuple[Trained | None, Tr
     return models[0], models[1]
 
 
-def run_threshold(run: Path, config: Config) -> float:
-    """Return the threshold of the run's pseudo labels, or the one its config names."""
+def run_thresholds(run: Path, trained: Trained) -> list[float]:
+    """Return the thresholds of the run's pseudo labels, or the one of the config for all classes.
+
+    Raises:
+        ValueError: the file that has them names another number of them.
+    """
+    num_classes = len(trained.checkpoint["class_names"])
     path = run / "pseudo_labels/meta.json"
-    if path.is_file():
-        return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
-    return config.pseudo_label.threshold
+    if not path.is_file():
+        return [trained.config.pseudo_label.threshold] * num_classes
+    thresholds = json.loads(path.read_text(encoding="utf-8")).get("thresholds", [])
+    if len(thresholds) != num_classes:
+        raise ValueError(
+            f"{path}: expected thresholds of {num_classes} classes, got {len(thresholds)}. "
+            "Run make_pseudo_labels.py again."
+        )
+    return thresholds

@@ -50,6 +50,7 @@ SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
 NETWORKS = ("deeplabv3plus", "deeplabv3", "segformer", "unet")
 REFINEMENTS = ("pamr", "crf")
+THRESHOLD_RULES = ("class", "auto", "fixed")
 SEGMENTATION_LOSSES = ("ce", "generalised", "symmetric", "bootstrapped")
 FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
 GRAINS = ("auto", "none", "vertical", "horizontal")
@@ -342,16 +343,17 @@ class CamConfig:
 class PseudoLabelConfig:
     """CAMs to training masks of the second stage."""
 
-    threshold_rule: str = "auto"  # auto: found without masks; fixed: `threshold`
+    # class: found without masks, one for each class; auto: one for all; fixed: `threshold`
+    threshold_rule: str = "class"
     threshold: float = 0.6
-    band: float = 0.05  # map values within this of the threshold become 255 (ignored)
+    band: float = 0.05  # 255 (ignored) this near the threshold; map values with that at 0.5
     saliency_weight: float = 0.0  # w of cam^(1 - w) * saliency^w; 0 = the CAM alone
     refine: str = "pamr"  # pamr: pixel-adaptive refinement; crf: mean field of a CRF
     refine_steps: int = 10  # its iterations; 0 = off; 5 are enough of a crf
     max_area: float = 0.95  # a class that covers more of an image than this is not believed: 255
 
     def __post_init__(self) -> None:
-        _check_choice("pseudo_label.threshold_rule", self.threshold_rule, ("auto", "fixed"))
+        _check_choice("pseudo_label.threshold_rule", self.threshold_rule, THRESHOLD_RULES)
         _check_share("pseudo_label.threshold", self.threshold)
         _check(0 <= self.band < 0.5, "pseudo_label.band", "in [0, 0.5)", self.band)
         _check_share("pseudo_label.saliency_weight", self.saliency_weight)

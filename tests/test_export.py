@@ -88,7 +88,7 @@ def test_metadata_tell_how_the_model_is_used(exported):
         content = json.loads(extra["metadata.json"])
         assert content["std"] == [0.2, 0.3, 0.4]
         assert content["image_size"] == ([64, 64] if name == "segmentation" else [32, 32])
-        assert ("threshold" in content) == (name == "localiser")
+        assert ("thresholds" in content) == (name == "localiser")
 
 
 @pytest.mark.parametrize(

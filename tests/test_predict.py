@@ -137,12 +137,12 @@ def test_scores_come_from_the_localiser_and_masks_from_the_network(run, photos, 
     assert both["class_scores"] == localiser["class_scores"] != alone["class_scores"]
 
 
-def test_a_localiser_alone_cuts_at_the_threshold_of_the_pseudo_labels(run, photos, tmp_path):
+def test_a_localiser_alone_cuts_at_the_thresholds_of_the_pseudo_labels(run, photos, tmp_path):
     part = only(run, "stac", tmp_path)
     areas = []
     for threshold in (0.2, 0.9):
         (part / "pseudo_labels").mkdir(exist_ok=True)
-        (part / "pseudo_labels/meta.json").write_text(json.dumps({"threshold": threshold}))
+        (part / "pseudo_labels/meta.json").write_text(json.dumps({"thresholds": [threshold] * 3}))
         page = found_in(part, tmp_path / str(threshold), photos / "a.png")["a"]
         areas.append(sum(page["areas_px"].values()))
         seen = [n for n, score in page["class_scores"].items() if score >= 0.3]

@@ -25,6 +25,7 @@ LABELS = {
 SIZE = (6, 10)
 PLAIN = ["--set", "pseudo_label.saliency_weight=0", "pseudo_label.refine_steps=0"]
 CLASSES = ("inclusion", "patches", "scratches")
+HALF = (0.5, 0.5, 0.5)
 
 
 @pytest.fixture
@@ -69,10 +70,10 @@ def test_band_and_threshold_equal_the_hand_calculation():
     maps, classes = np.array([[first], [second]], np.float32), (0, 2)
 
     # Ties (.5 at .5) are background; class 0 is value 1, class 2 is value 3.
-    assert pseudo_label(maps, classes, 0.5, 0).tolist() == [[0, 0, 1, 3, 3]]
+    assert pseudo_label(maps, classes, HALF, 0).tolist() == [[0, 0, 1, 3, 3]]
     # Band .25 takes the distances 0 and .125; .25 is not less than .25.
-    assert pseudo_label(maps, classes, 0.5, 0.25).tolist() == [[0, 255, 255, 3, 3]]
-    assert pseudo_label(maps, classes, 0.5, 0.26).tolist() == [[255, 255, 255, 255, 3]]
+    assert pseudo_label(maps, classes, HALF, 0.25).tolist() == [[0, 255, 255, 3, 3]]
+    assert pseudo_label(maps, classes, HALF, 0.26).tolist() == [[255, 255, 255, 255, 3]]
 
 
 def test_what_contradicts_the_labels_is_ignored():
@@ -131,10 +132,21 @@ def test_the_crf_is_an_option(run, tmp_path):
 
 
 def test_defect_free_image_is_all_background():
-    mask = pseudo_label(np.zeros((0, 4, 7), np.float32), (), 0.0, 0.4)
+    mask = pseudo_label(np.zeros((0, 4, 7), np.float32), (), HALF, 0.4)
 
     assert mask.shape == (4, 7) and mask.dtype == np.uint8
     assert not mask.any()
+
+
+def test_each_class_has_its_own_threshold_and_band():
+    # Thresholds .25 and .75 become .5: class 0 is .5, .667, .4 there, class 2 .667, .5, .833.
+    maps = np.array([[[0.25, 0.5, 0.2]], [[1.0, 0.75, 0.1]]], np.float32)
+    thresholds = (0.25, 0.9, 0.75)
+
+    assert pseudo_label(maps, (0, 2), thresholds, 0).tolist() == [[3, 1, 0]]
+    assert pseudo_label(maps[1:], (2,), thresholds, 0).tolist() == [[3, 0, 0]]
+    assert pseudo_label(maps, (0, 2), thresholds, 0.11).tolist() == [[3, 1, 255]]
+    assert pseudo_label(maps, (0, 2), thresholds, 0.2).tolist() == [[3, 255, 255]]
 
 
 def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path, capsys):
@@ -149,7 +161,7 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path
     assert picture.mode == "P"
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    made = {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05}
+    made = {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05, "thresholds": [0.5] * 3}
     made |= {"refine": "pamr", "max_area": 0.95}
     assert meta == {**made, "saliency_weight": 0.0, "refine_steps": 0}
 
@@ -213,10 +225,39 @@ def test_automatic_threshold_separates_the_training_cams(run, tmp_path):
     make_pseudo_labels.main(run)
 
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta["threshold"] == pytest.approx(0.5)
-    assert meta["threshold_rule"] == "auto"
+    assert meta["thresholds"] == pytest.approx([0.5] * 3)
+    assert meta["threshold_rule"] == "class"
     assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
     assert (mask_in(tmp_path, "1t") == 255).all()  # labelled, but nothing reaches the threshold
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("class", [0.5, 0.5, 0.25]), ("auto", [0.657] * 3)])
+def test_a_faint_class_gets_a_threshold_of_its_own(run, tmp_path, rule, expected):
+    # Class 2: .0625 and .4375, in levels 16 and 112, so 64 / 255. The maxima of all classes
+    # together are .0625, .125, .4375 and .875, levels 112 and 223 the best cut: 167.5 / 255.
+    for name in ("b", "d"):
+        cam = cam_of(LABELS[name])
+        maps = np.where(np.array(cam.classes)[:, None, None] == 2, cam.cam / 2, cam.cam)
+        write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
+
+    make_pseudo_labels.main([*run, f"pseudo_label.threshold_rule={rule}"])
+
+    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
+    assert meta["thresholds"] == pytest.approx(expected, abs=0.01)
+    found = (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
+    assert found == (rule == "class")
+
+
+def test_a_class_without_two_values_gets_the_threshold_of_all(run, tmp_path):
+    for name in ("b", "1t"):
+        cam = cam_of(LABELS[name])
+        maps = np.where(np.array(cam.classes)[:, None, None] == 1, 0, cam.cam)
+        write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
+
+    make_pseudo_labels.main(run)
+
+    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
+    assert meta["thresholds"] == pytest.approx([0.5] * 3)
 
 
 def test_automatic_threshold_needs_a_defect(run, tmp_path):

@@ -265,15 +265,18 @@ def _maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
 
 
 def _auto(folder: Path, kind: str, data: Data) -> float:
-    """Return the auto threshold of the training split's maps; no mask is opened."""
+    """Return the auto threshold of the training split's maps; no mask is opened.
+
+    Maps that say nothing, one value everywhere, get 1: nothing is above it.
+    """
     records = [r for r in data.split("train") if kind == "cam" or r.classes]
     paths = _maps_of(folder, kind, records)
     progress = tqdm(zip(records, paths, strict=True), "auto", len(paths), disable=None)
     histogram = pooled_histogram(_read_map(path, r.classes)[0] for r, path in progress)
-    try:
-        threshold = auto_threshold(histogram)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
+    if (histogram > 0).sum() < 2:
+        print(f"{folder}: all training maps are one value, so auto scores all as background.")
+        return 1.0
+    threshold = auto_threshold(histogram)
     print(f"auto threshold {threshold:.4f}, from {len(paths)} training maps in {folder}")
     return threshold
 

@@ -139,8 +139,7 @@ def exportable_localiser(trained: Trained, run: Path) -> Exportable:
     steps = [
         "a class is present where its score is at least label_threshold",
         "resize cam bilinearly to the image's size, scale each present class to [0, 1]",
-        "rescale each present class linearly below and above its threshold so that 0, threshold and "
-        "1 become 0, 0.5 and 1",
+        "rescale each present class, linearly below and above its threshold, so that this is 0.5",
         "a pixel is of the present class with the highest value if that is above 0.5, "
         "else background",
     ]

@@ -25,7 +25,7 @@ from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.sources import read_data
 from datasets.transforms import eval_transform, train_transform
-from datasets.weak import WeakDataset, with_saliency
+from datasets.weak import WeakDataset, balance, with_saliency
 from losses.stac import stac_loss
 from models.cam import training_cam
 from models.checkpoint import (
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     fit = with_saliency(data.split("fit"), out_dir / "saliency")
     val = with_saliency(data.split("val"), out_dir / "saliency")
+    fit = balance(fit) if train.balance else fit
     moves = {"flip": train.flip, "rotate": train.rotate, "jitter": train.jitter}
     fit_transform = train_transform(size, mean, std, **moves)
     crops = {"crop": train.crop, "crop_support": train.crop_support}

@@ -248,6 +248,7 @@ class TrainConfig:
     scale_pooling: bool = True  # its window as a share of the grid; paper: no
     attention_layers: int = 3  # last n blocks averaged into the class attention
     projection_width: int = 256  # channels of the pixel embedding
+    balance: bool = False  # list defective images until the defect-free do not outnumber them
     flip: bool = True  # horizontal and vertical flips
     rotate: bool = False  # rotations by 90 degrees (square image_size only)
     jitter: float = 0.3  # brightness and contrast

@@ -36,7 +36,7 @@ from datasets.files import Cam, read_cam, read_image, read_truth, write_cam
 from datasets.record import IGNORE, Record
 from datasets.sources import Data
 from datasets.transforms import as_image, eval_transform, train_transform
-from datasets.weak import WeakDataset
+from datasets.weak import WeakDataset, balance
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
 from models.refine import pixel_adaptive_refinement
@@ -255,17 +255,6 @@ def choose_masked(
         for k in record.classes:
             seen[k] += 1
     return chosen
-
-
-def balance(records: Sequence[Record]) -> list[Record]:
-    """List defective images so often that defect-free ones do not outnumber them.
-
-    Among many empty images a network learns that nothing is a defect: on MTD, with three of four
-    images defect-free, its maps kept nothing.
-    """
-    defective = [record for record in records if record.classes]
-    repeats = max(1, round((len(records) - len(defective)) / max(len(defective), 1)))
-    return [*records, *defective * (repeats - 1)]
 
 
 def masked_repeats(num_masked: int, num_others: int) -> int:

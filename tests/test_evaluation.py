@@ -379,11 +379,16 @@ def test_a_wrong_class_count_is_named(run):
     assert run.rows() == []
 
 
-def test_constant_training_maps_have_no_auto_threshold(run):
+def test_maps_of_one_value_everywhere_score_as_background(run, capsys):
     for name in MASKS:
-        write_saliency(run.out / f"saliency/{name}.png", np.zeros((4, 5)))
-    with pytest.raises(ValueError, match="saliency: maps: expected two or more different values"):
-        run.evaluate("--kind", "saliency")
+        write_saliency(run.out / f"saliency/{name}.png", np.full((4, 5), 0.8))
+    run.evaluate("--kind", "saliency", "--threshold-rule", "auto")
+    assert "all training maps are one value" in capsys.readouterr().out
+    (row,) = run.rows()
+    assert row["threshold"] == 1.0
+    assert row["fg_iou"] == 0
+    assert row["iou"].pop("background") > 0
+    assert set(row["iou"].values()) == {0}
 
 
 @pytest.mark.parametrize(

@@ -250,17 +250,6 @@ def test_robustness_grows_over_a_share_of_the_steps(
     assert used == pytest.approx(expected)
 
 
-def test_defect_free_images_do_not_outnumber_the_others():
-    path = Path("x.png")
-    defective = [Record(f"d{i}", path, (0,)) for i in range(3)]
-    free = [Record(f"f{i}", path, ()) for i in range(9)]
-    listed = refinement.balance([*defective, *free])
-    assert sorted(r.name for r in listed) == sorted([r.name for r in [*defective * 3, *free]])
-    assert refinement.balance([*defective, free[0]]) == [*defective, free[0]]
-    assert refinement.balance(defective) == defective
-    assert refinement.balance(free) == free
-
-
 def test_no_mask_is_opened_without_being_asked_for(planted, tmp_path, monkeypatch):
     monkeypatch.setattr(refinement, "train_student", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(refinement, "read_truth", None)

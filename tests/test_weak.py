@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from datasets.files import write_image, write_mask, write_saliency
 from datasets.record import Record, label_vector
 from datasets.transforms import eval_transform, train_transform
-from datasets.weak import WeakDataset, with_saliency
+from datasets.weak import WeakDataset, balance, with_saliency
 
 NUM_CLASSES = 3
 CLASSES = {"defect_free": (), "one": (1,), "two": (0, 2), "last": (2,)}
@@ -189,3 +189,14 @@ def test_crops_without_saliency_maps_are_refused():
     expected = r"train\.crop: expected a saliency map .* 7 images, .* n4\. Make the maps, or set"
     with pytest.raises(ValueError, match=expected):
         WeakDataset(records, 1, eval_transform((16, 32), **NORMALISATION), 0, crop=32)
+
+
+def test_defect_free_images_do_not_outnumber_the_others():
+    path = Path("x.png")
+    defective = [Record(f"d{i}", path, (0,)) for i in range(3)]
+    free = [Record(f"f{i}", path, ()) for i in range(9)]
+    listed = balance([*defective, *free])
+    assert sorted(r.name for r in listed) == sorted([r.name for r in [*defective * 3, *free]])
+    assert balance([*defective, free[0]]) == [*defective, free[0]]
+    assert balance(defective) == defective
+    assert balance(free) == free

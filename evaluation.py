@@ -16,6 +16,7 @@ is part of every result:
 
   fixed   pseudo_label.threshold of the config
   auto    found without masks, on the maps of the training split (Otsu's method)
+  class   of CAMs: likewise, one for each class; classes then compete by their rescaled maps
   oracle  the best of a sweep on the very masks that are scored: an upper bound, not a result
 """
 
@@ -41,10 +42,14 @@ from inspection import ROUNDS, InspectionScores, detailed_lines
 from metrics import (
     GRID,
     ConfusionMatrix,
+    LevelledSeeds,
     SaliencyHistogram,
     Scores,
     ThresholdSweep,
     auto_threshold,
+    class_histograms,
+    class_thresholds,
+    levelled,
     pooled_histogram,
     seed_mask,
 )
@@ -52,7 +57,7 @@ from results import KINDS, append_results, percent, results_table, write_results
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 WITH_THRESHOLD = ("saliency", "cam")
-RULES = ("fixed", "auto", "oracle")
+RULES = ("fixed", "auto", "class", "oracle")
 # Only with --kind.
 RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")
 PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
@@ -60,10 +65,10 @@ PUBLISHED_FLAGS += ("start", "end")  # only with --predict_dir
 
 
 class Judged(NamedTuple):
-    """Scores, the threshold they belong to (None for index masks), and how it was chosen."""
+    """Scores, the threshold they belong to, and how it was chosen."""
 
     rule: str
-    threshold: float | None
+    threshold: float | tuple[float, ...] | None  # K of the rule "class"; None for index masks
     scores: Scores
 
 
@@ -100,21 +105,32 @@ def _paint(saliency: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, np
     return np.repeat(saliency[None], len(painted), axis=0), painted
 
 
-def _count(
-    counter: ConfusionMatrix | ThresholdSweep,
+def _count_masks(
+    records: Sequence[Record], paths: Sequence[Path], num_classes: int
+) -> ConfusionMatrix:
+    """Count the masks in `paths` against those of the records."""
+    confusion = ConfusionMatrix(num_classes)
+    for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
+        truth = read_truth(record, num_classes)
+        try:
+            confusion.update(truth, read_mask(path, num_classes))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return confusion
+
+
+def _count_cams(
+    counters: Sequence[ThresholdSweep | LevelledSeeds],
     records: Sequence[Record],
     paths: Sequence[Path],
     num_classes: int,
 ) -> None:
-    """Count the masks or the maps in `paths` against the masks of the records."""
+    """Count the CAMs in `paths` against the masks of the records, in one pass over the files."""
     for record, path in zip(tqdm(records, "scoring", disable=None), paths, strict=True):
-        truth = read_truth(record, num_classes)
-        if isinstance(counter, ConfusionMatrix):
-            found = (read_mask(path, num_classes),)
-        else:
-            found = _read_map(path, record.classes)
+        truth, found = read_truth(record, num_classes), _read_map(path, record.classes)
         try:
-            counter.update(truth, *found)
+            for counter in counters:
+                counter.update(truth, *found)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -140,7 +156,7 @@ def _inspect(
     records: Sequence[Record],
     paths: Sequence[Path],
     num_classes: int,
-    threshold: float | None,
+    threshold: float | tuple[float, ...] | None,
 ) -> InspectionScores:
     """Count masks, or maps cut at a threshold, once more for the scores of `--detailed`."""
     counted = InspectionScores(num_classes)
@@ -151,7 +167,10 @@ def _inspect(
         else:
             maps, classes = _read_map(path, record.classes)
             maps = maps if len(classes) else np.zeros((0, *truth.shape), np.float32)
-            mask = seed_mask(maps, classes, threshold)
+            cut = threshold
+            if isinstance(threshold, tuple):
+                maps, cut = levelled(maps, [threshold[k] for k in classes]), 0.5
+            mask = seed_mask(maps, classes, cut)
             score_map = maps.max(axis=0, initial=0)
         try:
             counted.update(truth, mask, score_map)
@@ -188,24 +207,31 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     num_classes = len(data.class_names)
     histogram = SaliencyHistogram(num_classes) if kind == "saliency" else None
     if kind in WITH_THRESHOLD:
-        rules = args.threshold_rule or _default_rules(config)
+        rules = args.threshold_rule or _default_rules(config, kind)
         thresholds = {"fixed": config.pseudo_label.threshold}
-        if "auto" in rules:
+        of_classes = [1.0] * num_classes
+        if {"auto", "class"} & set(rules):
             # Predicted labels exist to test the localiser; its threshold comes from training.
-            thresholds["auto"] = _auto(given if given.is_dir() else folder, kind, data)
+            training_maps = given if given.is_dir() else folder
+            thresholds["auto"], of_classes = _without_masks(training_maps, kind, data)
         sweep = ThresholdSweep((*GRID, *thresholds.values()), num_classes)
+        levelled_seeds = LevelledSeeds(of_classes)
         if histogram is None:
-            _count(sweep, records, paths, num_classes)
+            counters = [sweep, *([levelled_seeds] if "class" in rules else [])]
+            _count_cams(counters, records, paths, num_classes)
         else:
             _count_saliency(sweep, histogram, records, paths, num_classes)
         thresholds["oracle"] = sweep.best()
-        judged = [_judged(sweep, rule, thresholds[rule]) for rule in rules]
+        judged = [
+            Judged(rule, levelled_seeds.thresholds, levelled_seeds.scores())
+            if rule == "class"
+            else _judged(sweep, rule, thresholds[rule])
+            for rule in rules
+        ]
         if args.curve:
             _print_curve(sweep)
     else:
-        confusion = ConfusionMatrix(num_classes)
-        _count(confusion, records, paths, num_classes)
-        judged = [Judged("none", None, confusion.scores())]
+        judged = [Judged("none", None, _count_masks(records, paths, num_classes).scores())]
 
     names = ("background", *data.class_names)
     print(f"{kind}, {split}, {len(records)} images, labels {labels}: {folder}")
@@ -246,9 +272,10 @@ def _unfair(out_dir: Path, config: Config, kind: str) -> set[str]:
     return {*meta.get("masked", ()), *(meta.get("seen_defect_free", ()) if counts_alarms else ())}
 
 
-def _default_rules(config: Config) -> tuple[str, ...]:
-    fixed = ("fixed",) if config.pseudo_label.threshold_rule == "fixed" else ()
-    return (*fixed, "auto", "oracle")
+def _default_rules(config: Config, kind: str) -> tuple[str, ...]:
+    own = config.pseudo_label.threshold_rule
+    useless = own == "auto" or (own == "class" and kind == "saliency")
+    return (*(() if useless else (own,)), "auto", "oracle")
 
 
 def _folder(kind: str, labels: str, other_type: str) -> str:
@@ -264,21 +291,26 @@ def _maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
     return find_maps(folder, [r.name for r in records], suffixes, f"Run {KINDS[kind][1]} first.")
 
 
-def _auto(folder: Path, kind: str, data: Data) -> float:
-    """Return the auto threshold of the training split's maps; no mask is opened.
+def _without_masks(folder: Path, kind: str, data: Data) -> tuple[float, list[float]]:
+    """Return the thresholds auto and class of the training split's maps; no mask is opened.
 
     Maps that say nothing, one value everywhere, get 1: nothing is above it.
     """
     records = [r for r in data.split("train") if kind == "cam" or r.classes]
     paths = _maps_of(folder, kind, records)
-    progress = tqdm(zip(records, paths, strict=True), "auto", len(paths), disable=None)
-    histogram = pooled_histogram(_read_map(path, r.classes)[0] for r, path in progress)
-    if (histogram > 0).sum() < 2:
+    num_classes = len(data.class_names)
+    by_class, pooled = np.zeros((num_classes, 256), np.int64), np.zeros(256, np.int64)
+    for record, path in zip(tqdm(records, "auto", disable=None), paths, strict=True):
+        maps, classes = _read_map(path, record.classes)
+        by_class += class_histograms(maps, classes.tolist(), num_classes)
+        pooled += pooled_histogram([maps])
+    if (pooled > 0).sum() < 2:
         print(f"{folder}: all training maps are one value, so auto scores all as background.")
-        return 1.0
-    threshold = auto_threshold(histogram)
-    print(f"auto threshold {threshold:.4f}, from {len(paths)} training maps in {folder}")
-    return threshold
+        return 1.0, [1.0] * num_classes
+    auto, of_classes = auto_threshold(pooled), class_thresholds(by_class, pooled)
+    listed = ", ".join(f"{n} {t:.3f}" for n, t in zip(data.class_names, of_classes, strict=True))
+    print(f"auto threshold {auto:.4f} ({listed}), from {len(paths)} training maps in {folder}")
+    return auto, of_classes
 
 
 def _judged(sweep: ThresholdSweep, rule: str, threshold: float) -> Judged:
@@ -306,16 +338,14 @@ def score_published(args: argparse.Namespace) -> None:
     paths = find_maps(Path(args.predict_dir), names, suffixes, "Check --predict_dir.")
     if args.type == "npy":
         sweep = ThresholdSweep(_published_thresholds(args), num_classes)
-        _count(sweep, records, paths, num_classes)
+        _count_cams([sweep], records, paths, num_classes)
         if args.curve:
             _print_curve(sweep)
         judged = _judged(sweep, "oracle" if args.curve else "fixed", sweep.best())
         note = ", the best mIoU on these masks" if args.curve else ""
         print(f"t = {judged.threshold:g}{note}")
     else:
-        confusion = ConfusionMatrix(num_classes)
-        _count(confusion, records, paths, num_classes)
-        judged = Judged("none", None, confusion.scores())
+        judged = Judged("none", None, _count_masks(records, paths, num_classes).scores())
 
     row = _row(judged, ("background", *(f"class {k}" for k in range(1, num_mask_classes))))
     means = {"mIoU": row["miou"], "FP": row["fp"], "FN": row["fn"]}
@@ -375,7 +405,10 @@ def _print_curve(sweep: ThresholdSweep) -> None:
 def _score_lines(judged: Sequence[Judged], names: Sequence[str]) -> list[list[str]]:
     """Return one line a class or mean: its title and a cell for each threshold rule."""
     heads = [
-        "IoU" if one.threshold is None else f"{one.rule} {one.threshold:.3f}" for one in judged
+        f"{one.rule} {one.threshold:.3f}"
+        if isinstance(one.threshold, float)
+        else ("IoU" if one.threshold is None else one.rule)
+        for one in judged
     ]
     columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
     titles = (*names, "mIoU", "fg IoU", "FP", "FN")
@@ -434,7 +467,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=SPLITS, help=f"images to score {splits}")
     add("--labels", choices=LABEL_ORIGINS, help="CAMs of which image labels (default: given)")
     add("--cam-type", choices=CAM_TYPES, help="CAMs of which type (default: first of cam.types)")
-    rules = "how thresholds are chosen (default: auto oracle, and fixed if the config says so)"
+    rules = "how thresholds are chosen (default: auto, oracle and the rule of the config)"
     add("--threshold-rule", nargs="+", choices=RULES, help=rules)
     curve = "print the scores of every threshold"
     add("--curve", nargs="?", const="True", choices=("True", "False"), help=curve)
@@ -467,6 +500,11 @@ def _refuse_useless_flags(args: argparse.Namespace) -> None:
     if given:
         mode = next(f"--{m}" for m in ("kind", "table", "predict_dir") if getattr(args, m))
         raise ValueError(f"{', '.join(given)}: expected no such flag with {mode}. Leave it out.")
+    if args.kind == "saliency" and "class" in (args.threshold_rule or ()):
+        raise ValueError(
+            "--threshold-rule: expected fixed, auto or oracle with --kind saliency, as its maps "
+            "know no classes, got class. Leave it out."
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

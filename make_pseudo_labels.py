@@ -26,7 +26,14 @@ from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.files import Cam, read_cam, read_image, read_mask, read_saliency, write_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
-from metrics import auto_threshold, class_histograms, levelled, pooled_histogram, seed_mask
+from metrics import (
+    auto_threshold,
+    class_histograms,
+    class_thresholds,
+    levelled,
+    pooled_histogram,
+    seed_mask,
+)
 from models.crf import refined
 from models.device import select_device
 
@@ -257,9 +264,7 @@ class MaskWriter(Dataset):
 def choose_thresholds(
     settings: PseudoLabelConfig, records: Sequence[Record], maker: MapMaker
 ) -> list[float]:
-    """Return K thresholds: the fixed one, or those that `auto_threshold` finds in the maps.
-
-    A class whose maps hold no two different values gets that of all maps together.
+    """Return K thresholds: the fixed one, or those found in the maps without masks.
 
     Raises:
         ValueError: the rule is auto or class and all maps hold no two different values.
@@ -279,12 +284,11 @@ def choose_thresholds(
         by_class += class_histograms(maps, record.classes, num_classes)
         pooled += pooled_histogram([maps])
     try:
-        common = auto_threshold(pooled)
+        if settings.threshold_rule == "auto":
+            return [auto_threshold(pooled)] * num_classes
+        return class_thresholds(by_class, pooled)
     except ValueError as error:
         raise ValueError(f"{maker.cam_dir}: {error}") from error
-    if settings.threshold_rule == "auto":
-        return [common] * num_classes
-    return [auto_threshold(one) if (one > 0).sum() > 1 else common for one in by_class]
 
 
 def read_cam_of(record: Record, cam_dir: Path, num_classes: int) -> Cam:

@@ -148,6 +148,26 @@ class ThresholdSweep:
         return max(self.thresholds, key=lambda t: self.confusion(t).miou())
 
 
+class LevelledSeeds(ConfusionMatrix):
+    """Pixel counts of seeds that are cut at one threshold per class, see `levelled`.
+
+    Attributes:
+        thresholds: of the K classes, in [0, 1].
+    """
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        super().__init__(len(thresholds))
+        self.thresholds = tuple(thresholds)
+
+    def update(self, truth: np.ndarray, cam: np.ndarray, classes: np.ndarray) -> None:
+        """Count the pixels of one image; arguments and errors as of `ThresholdSweep.update`."""
+        if len(classes):
+            cam = levelled(cam, [self.thresholds[k] for k in classes])
+            super().update(truth, seed_mask(cam, classes, 0.5))
+        else:
+            super().update(truth, np.full(truth.shape, BACKGROUND, np.uint8))
+
+
 class SaliencyScores(NamedTuple):
     """What saliency maps are worth whatever the threshold; in % but for best_fg_threshold.
 
@@ -365,6 +385,22 @@ def auto_threshold(histogram: np.ndarray) -> float:
     between = low_count * high_count * (low_sum / low_count - high_sum / high_count) ** 2
     cut = int(between.argmax())
     return float(occupied[cut] + occupied[cut + 1]) / 2 / (len(histogram) - 1)
+
+
+def class_thresholds(by_class: np.ndarray, pooled: np.ndarray) -> list[float]:
+    """Find a threshold per class without masks: `auto_threshold` of the values of each class.
+
+    A class whose maps hold no two different values gets that of all maps together.
+
+    Args:
+        by_class: (K, L) counts, of `class_histograms`.
+        pooled: (L,) counts, of `pooled_histogram`.
+
+    Raises:
+        ValueError: all maps hold no two different values.
+    """
+    common = auto_threshold(pooled)
+    return [auto_threshold(one) if (one > 0).sum() > 1 else common for one in by_class]
 
 
 def _above(threshold: float) -> np.ndarray:

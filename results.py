@@ -96,7 +96,9 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
     threshold = row["threshold"]
-    chosen = "-" if threshold is None else f"{threshold:.3f} ({row['threshold_rule']})"
+    several = threshold if isinstance(threshold, list) else [threshold]  # one for each class
+    levels = " ".join("-" if level is None else f"{level:.3f}" for level in several)
+    chosen = levels if threshold is None else f"{levels} ({row['threshold_rule']})"
     masks = f" + {row['masks_used']} masks" if row.get("masks_used") else ""
     start = {"stage": stage, "split": row["split"], "labels": row["labels"] + masks}
     ious = {name: percent(iou) for name, iou in row["iou"].items()}

@@ -391,6 +391,7 @@ class SegmentationConfig:
     flip: bool = True
     rotate: bool = False
     zoom: float = 1.0  # least share of the image that random crops, enlarged, show; 1 = off
+    copy_paste: float = 0.0  # probability that an image is given the defects of another; 0 = off
     # Share of the steps after which the averaged weights correct the labels they are surer than
     # teacher_confidence of; 1 = off. Needs ema.
     teacher_after: float = 1.0
@@ -416,7 +417,7 @@ class SegmentationConfig:
         for name in ("small_loss", "zoom"):
             value = getattr(self, name)
             _check(0 < value <= 1, f"segmentation.{name}", "a number in (0, 1]", value)
-        for name in ("edge_smoothing", "teacher_after", "teacher_confidence"):
+        for name in ("edge_smoothing", "copy_paste", "teacher_after", "teacher_confidence"):
             _check_share(f"segmentation.{name}", getattr(self, name))
         if self.teacher_after < 1 and not self.ema:
             raise ValueError(

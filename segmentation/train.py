@@ -34,6 +34,7 @@ from models.optim import (
     set_lr,
     warmup_cosine,
 )
+from segmentation.copy_paste import paste_defects
 from segmentation.losses import corrected, dense_loss
 from segmentation.networks import build_network, network_size, normalisation
 
@@ -120,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 with torch.no_grad(), autocast(device, dtype):
                     of_teacher = average.module(images)
                 masks = corrected(masks, of_teacher, labels, settings.teacher_confidence)
+            if settings.copy_paste:
+                images, masks, labels = paste_defects(images, masks, labels, settings.copy_paste)
             with autocast(device, dtype):
                 logits = model(images)
             total, terms = dense_loss(

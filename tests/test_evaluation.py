@@ -80,10 +80,13 @@ def run(tmp_path):
     return Run(tmp_path)
 
 
-def test_cams_are_scored_with_auto_and_oracle_threshold(run, capsys):
+def test_cams_are_scored_with_the_rule_of_the_config_auto_and_oracle(run, capsys):
     run.evaluate("--kind", "cam")
-    auto, oracle = run.rows()
-    assert set(auto) == set(oracle) == KEYS | {"cam_type"}
+    of_classes, auto, oracle = run.rows()
+    assert set(of_classes) == set(auto) == set(oracle) == KEYS | {"cam_type"}
+    assert (of_classes["threshold_rule"], of_classes["miou"]) == ("class", 100)
+    # 0.2 and 0.8 of 255; no training image shows scratches, so these take that of all maps.
+    assert of_classes["threshold"] == pytest.approx([(51 + 204) / 2 / 255] * 3)
     config = load(ROOT / "configs/sample.toml", run.sets)
     assert auto["config_sha"] == fingerprint(config)
     assert (auto["kind"], auto["split"], auto["labels"]) == ("cam", "test", "given")
@@ -95,9 +98,9 @@ def test_cams_are_scored_with_auto_and_oracle_threshold(run, capsys):
     assert (oracle["threshold_rule"], oracle["threshold"]) == ("oracle", 0.2)  # float16(.2) < .2
     assert auto["date"].endswith("+00:00")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["class", "auto", "0.500", "oracle", "0.200"] in lines
-    assert ["patches", "-", "-"] in lines
-    assert ["mIoU", "100.00", "100.00"] in lines
+    assert ["class", "class", "auto", "0.500", "oracle", "0.200"] in lines
+    assert ["patches", "-", "-", "-"] in lines
+    assert ["mIoU", "100.00", "100.00", "100.00"] in lines
 
 
 def test_auto_threshold_comes_from_training_whatever_is_scored(run):
@@ -107,6 +110,24 @@ def test_auto_threshold_comes_from_training_whatever_is_scored(run):
     (row,) = run.rows()
     assert row["threshold"] == pytest.approx(0.5)
     assert row["iou"]["inclusion"] == 0
+
+
+def test_each_class_is_cut_at_the_threshold_of_its_own_training_maps(run, capsys):
+    run.write_cam("2", high=0.4)  # patches lie lower
+    run.write_cam("1t", high=0.4)  # inclusion in the test split: its training maps say 0.5
+    run.evaluate("--kind", "cam", "--threshold-rule", "class", "--detailed", "--bootstrap", "2")
+    (row,) = run.rows()
+    assert row["threshold"] == pytest.approx([0.5, 0.3, 0.6], abs=0.01)  # the last of all maps
+    assert (row["iou"]["inclusion"], row["iou"]["scratches"]) == (pytest.approx(100 / 3), 100)
+    capsys.readouterr()
+    evaluation.main(["--table", "--out", str(run.out)])
+    assert "0.500 0.300 0.600 (class)" in capsys.readouterr().out
+    assert "threshold.2" in (run.out / "results.csv").read_text().splitlines()[0]
+
+
+def test_saliency_knows_no_thresholds_of_classes(run):
+    with pytest.raises(ValueError, match="fixed, auto or oracle with --kind saliency"):
+        run.evaluate("--kind", "saliency", "--threshold-rule", "class")
 
 
 def test_fixed_rule_takes_the_threshold_of_the_config(run):
@@ -252,7 +273,7 @@ def test_images_whose_masks_were_used_are_not_scored_and_the_row_says_so(run, ca
     run.evaluate("--kind", "cam", "--split", "train")
     run.sets += ["saliency.empty_defect_free=false"]
     run.evaluate("--kind", "saliency", "--split", "train")
-    rows = run.rows()[::2]
+    rows = [run.rows()[i] for i in (0, 2, 5)]  # the first of each call
     assert [row["images"] for row in rows] == [2, 2, 1]
     assert [row["masks_used"] for row in rows] == [1, 1, 1]
     out = capsys.readouterr().out

@@ -13,6 +13,7 @@ from sklearn.metrics import (
 
 from metrics import (
     ConfusionMatrix,
+    LevelledSeeds,
     SaliencyHistogram,
     SaliencyScores,
     ThresholdSweep,
@@ -301,3 +302,25 @@ def test_saliency_that_does_not_fit_is_refused():
     for value in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match=f"values from 0 to 1, got {value:g} to {value:g}"):
             histogram.update(TRUTH, np.full((2, 3), value), labelled=True)
+
+
+def test_levelled_seeds_cut_each_class_at_its_own_threshold():
+    # Class 0 at .25: .5 is a third of the way up, 2/3 levelled; class 1 at .75: .6 is background.
+    cam = np.array([[[0.5, 0.25, 0.0, 0.3]], [[0.6, 0.0, 0.9, 0.9]]], np.float32)
+    truth = np.array([[1, 0, 2, 1]], np.uint8)
+    seeds = LevelledSeeds((0.25, 0.75))
+    seeds.update(truth, cam, np.array([0, 1]))
+    # Last pixel: .3 levels to .533, .9 to .8, so class 1 wins.
+    assert seeds.counts.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
+    seeds.update(truth, cam[:0], np.array([], np.int64))
+    assert seeds.counts.tolist() == [[2, 0, 0], [2, 1, 1], [1, 0, 1]]
+
+
+def test_levelled_seeds_with_equal_thresholds_are_the_seeds_of_one():
+    rng = np.random.default_rng(0)
+    cam = rng.integers(0, 65, (2, 9, 7)).astype(np.float32) / 64
+    truth = rng.integers(0, 3, (9, 7)).astype(np.uint8)
+    seeds, sweep = LevelledSeeds((0.5, 0.5)), ThresholdSweep([0.5], 2)
+    for counter in (seeds, sweep):
+        counter.update(truth, cam, np.array([0, 1]))
+    assert np.array_equal(seeds.counts, sweep.confusion(0.5).counts)

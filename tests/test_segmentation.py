@@ -371,10 +371,13 @@ def test_help_names_every_flag(stage, own, capsys):
     assert all(flag in printed for flag in ("--config", "--out", "--set", "--device", own))
 
 
-def test_the_teacher_changes_what_is_learnt_after_its_step(run):
+@pytest.mark.parametrize(
+    "change", [("teacher_after=0.5", "teacher_confidence=0.0"), ("copy_paste=1.0",)]
+)
+def test_what_corrects_or_adds_labels_changes_what_is_learnt(run, change):
     sets = ("segmentation.max_steps=2", "segmentation.ema=0.9")
     finals = []
-    for more in ((), ("teacher_after=0.5", "teacher_confidence=0.0")):
+    for more in ((), change):
         train.main(run.arguments(*sets, *(f"segmentation.{change}" for change in more)))
         finals.append(load_checkpoint(run.out / "segmentation/checkpoint.pt", "train")["model"])
     assert any(not torch.equal(finals[0][key], finals[1][key]) for key in finals[0])

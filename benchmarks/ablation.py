@@ -57,20 +57,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_script(["make_saliency.py", *source], args, [], saliency_dir, [])
     rows = []
     for run_dir, (name, variant, changes, config_sha) in runs.items():
-        found = results_of(run_dir, config_sha)
-        if len(found) < len(CAM_TYPES) * len(RULES):
-            print(f"{run_dir}: {variant}, {changes[0]}", flush=True)
-            (run_dir / "results.jsonl").unlink(missing_ok=True)
-            maps = ["--from-dir", str(saliency_dir / "saliency")]
-            stages = [["make_saliency.py", *maps], ["train_stac.py", "--resume"], ["make_cams.py"]]
-            for cam_type in CAM_TYPES:
-                score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
-                stages.append([*score, "--threshold-rule", *RULES])
-            for words in stages:
-                run_script(words, args, [variant], run_dir, changes)
-            found = results_of(run_dir, config_sha)
+        found = trained_and_scored(
+            run_dir, saliency_dir / "saliency", args, [variant], changes, config_sha
+        )
         rows += [{"variant": name, **row} for row in found]
     print(table(rows, config.data.eval_split))
+
+
+def trained_and_scored(
+    run_dir: Path,
+    maps: Path,
+    args: argparse.Namespace,
+    variants: list[str],
+    changes: list[str],
+    config_sha: str,
+) -> list[dict[str, Any]]:
+    """Train a localiser on given saliency maps and score its CAMs, unless that has been done.
+
+    Args:
+        run_dir: of this training.
+        maps: folder of the saliency maps.
+        args: of `stage_parser`.
+        variants: configs laid over those of `args`.
+        changes: settings laid over these, KEY=VALUE.
+        config_sha: of all of them together.
+
+    Returns:
+        Lines of results.jsonl, one for each CAM type and rule.
+    """
+    found = results_of(run_dir, config_sha)
+    if len(found) == len(CAM_TYPES) * len(RULES):
+        return found
+    print(f"{run_dir}: {', '.join([*variants, *changes])}", flush=True)
+    (run_dir / "results.jsonl").unlink(missing_ok=True)
+    stages = [["make_saliency.py", "--from-dir", str(maps)]]
+    stages += [["train_stac.py", "--resume"], ["make_cams.py"]]
+    for cam_type in CAM_TYPES:
+        score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
+        stages.append([*score, "--threshold-rule", *RULES])
+    for words in stages:
+        run_script(words, args, variants, run_dir, changes)
+    return results_of(run_dir, config_sha)
 
 
 def results_of(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:

@@ -1,0 +1,81 @@
+r"""What saliency and resolution cost: CAMs guided by nothing, by maps, and by the true masks.
+
+    python -m benchmarks.oracle --config configs/neu_seg.toml --set data.root=DIR \
+        data.eval_split=train --from-dir runs/neu_seg/saliency --sizes 224 336 448
+
+Trains a localiser for each kind of guidance and each image size on the training split, writes all
+CAM types, scores them with given labels and prints a Markdown table. The rows of true masks are a
+bound for what better saliency can bring: their localisers are trained with pixel masks and are no
+result of the method. A finished training is not repeated; a stopped one continues when the same
+command is given again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.ablation import table, trained_and_scored
+from configs import fingerprint, load
+from configs.command_line import ROOT, load_run, run_stage, stage_parser
+from configs.schema import CAM_TYPES
+from datasets.files import read_truth, write_saliency
+from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.sources import read_data
+
+GUIDANCE = ("none", "saliency", "true masks")
+UNGUIDED = str(ROOT / "configs/ablation/base.toml")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, score and compare."""
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--from-dir", type=Path, required=True, metavar="DIR", help="the saliency maps"
+    )
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PIXELS")
+    args = parser.parse_args(argv)
+    config, out_dir = load_run(args)
+    if not args.out:
+        out_dir = out_dir.with_name(f"{out_dir.name}_oracle")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    data = read_data(config.data, out_dir / "labels.csv")
+    splits = dict.fromkeys(["train", config.data.eval_split])
+    records = {r.name: r for split in splits for r in data.split(split)}
+    write_true_masks(list(records.values()), out_dir / "true_masks", len(data.class_names))
+    maps_of = dict.fromkeys(GUIDANCE, args.from_dir.resolve())
+    maps_of["true masks"] = out_dir.resolve() / "true_masks"
+    rows = []
+    for size in args.sizes:
+        for guidance, maps in maps_of.items():
+            changes = [f"train.image_size=[{size},{size}]", 'cam.labels=["given"]']
+            changes.append(f"cam.types={list(CAM_TYPES)}".replace("'", '"'))
+            variants = [UNGUIDED] if guidance == "none" else []
+            sha = fingerprint(load([*args.config, *variants], [*args.set, *changes]))
+            run_dir = out_dir / f"{guidance.replace(' ', '_')}_{size}"
+            found = trained_and_scored(run_dir, maps, args, variants, changes, sha)
+            rows += [{"variant": f"{guidance}, {size} px", **row} for row in found]
+    print(table(rows, config.data.eval_split))
+
+
+def write_true_masks(records: Sequence[Record], folder: Path, num_classes: int) -> None:
+    """Write the pixel masks as saliency maps <name>.png: 1 in defects, 0.5 where unknown.
+
+    Raises:
+        ValueError: images have no mask; names the first five and the total.
+    """
+    without = [record.name for record in records if record.mask is None]
+    if without:
+        raise ValueError(
+            f"true masks: expected one for each of {len(records)} images, {len(without)} have "
+            f"none: {', '.join(without[:5])}. Score splits whose masks are there."
+        )
+    for record in tqdm(records, desc="true masks", unit="image", disable=None):
+        truth = read_truth(record, num_classes)
+        saliency = np.where(truth == IGNORE, 0.5, truth != BACKGROUND)
+        write_saliency(folder / f"{record.name}.png", saliency.astype(np.float32))
+
+
+if __name__ == "__main__":
+    run_stage(main)

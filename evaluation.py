@@ -14,10 +14,12 @@ the images with a label: AUROC, AP, max F, MAE and each class' recall; false ala
 in defect-free images. Map values above the threshold are foreground. How the threshold was chosen
 is part of every result:
 
-  fixed   pseudo_label.threshold of the config
-  auto    found without masks, on the maps of the training split (Otsu's method)
-  class   of CAMs: likewise, one for each class; classes then compete by their rescaled maps
-  oracle  the best of a sweep on the very masks that are scored: an upper bound, not a result
+  fixed      pseudo_label.threshold of the config
+  auto       found without masks, on the maps of the training split (Otsu's method)
+  class      of CAMs: likewise, one for each class; classes then compete by their rescaled maps
+  agreement  of CAMs: for each class the one whose seeds agree best with the saliency maps of the
+             training split
+  oracle     the best of a sweep on the very masks that are scored: an upper bound, not a result
 """
 
 import argparse
@@ -46,18 +48,15 @@ from metrics import (
     SaliencyHistogram,
     Scores,
     ThresholdSweep,
-    auto_threshold,
-    class_histograms,
-    class_thresholds,
-    levelled,
-    pooled_histogram,
-    seed_mask,
 )
 from results import KINDS, append_results, percent, results_table, write_results_csv
+from seeds import MapCounts, levelled, seed_mask
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 WITH_THRESHOLD = ("saliency", "cam")
-RULES = ("fixed", "auto", "class", "oracle")
+RULES = ("fixed", "auto", "class", "agreement", "oracle")
+WITHOUT_MASKS = ("auto", "class", "agreement")
+PER_CLASS = ("class", "agreement")  # a threshold for each class; of CAMs only
 # Only with --kind.
 RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")
 PUBLISHED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
@@ -68,7 +67,7 @@ class Judged(NamedTuple):
     """Scores, the threshold they belong to, and how it was chosen."""
 
     rule: str
-    threshold: float | tuple[float, ...] | None  # K of the rule "class"; None for index masks
+    threshold: float | tuple[float, ...] | None  # K where each class has one; None: index masks
     scores: Scores
 
 
@@ -208,23 +207,24 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     histogram = SaliencyHistogram(num_classes) if kind == "saliency" else None
     if kind in WITH_THRESHOLD:
         rules = args.threshold_rule or _default_rules(config, kind)
-        thresholds = {"fixed": config.pseudo_label.threshold}
-        of_classes = [1.0] * num_classes
-        if {"auto", "class"} & set(rules):
+        thresholds: dict[str, Any] = {"fixed": config.pseudo_label.threshold}
+        if found_without_masks := [rule for rule in rules if rule in WITHOUT_MASKS]:
             # Predicted labels exist to test the localiser; its threshold comes from training.
             training_maps = given if given.is_dir() else folder
-            thresholds["auto"], of_classes = _without_masks(training_maps, kind, data)
-        sweep = ThresholdSweep((*GRID, *thresholds.values()), num_classes)
-        levelled_seeds = LevelledSeeds(of_classes)
+            beside = out_dir / KINDS["saliency"][0] if "agreement" in rules else None
+            counts = _count_training_maps(training_maps, kind, data, beside)
+            thresholds |= _without_masks(counts, found_without_masks, data.class_names)
+        seeds = {rule: LevelledSeeds(thresholds[rule]) for rule in rules if rule in PER_CLASS}
+        single = [level for rule, level in thresholds.items() if rule not in PER_CLASS]
+        sweep = ThresholdSweep((*GRID, *single), num_classes)
         if histogram is None:
-            counters = [sweep, *([levelled_seeds] if "class" in rules else [])]
-            _count_cams(counters, records, paths, num_classes)
+            _count_cams([sweep, *seeds.values()], records, paths, num_classes)
         else:
             _count_saliency(sweep, histogram, records, paths, num_classes)
         thresholds["oracle"] = sweep.best()
         judged = [
-            Judged(rule, levelled_seeds.thresholds, levelled_seeds.scores())
-            if rule == "class"
+            Judged(rule, seeds[rule].thresholds, seeds[rule].scores())
+            if rule in seeds
             else _judged(sweep, rule, thresholds[rule])
             for rule in rules
         ]
@@ -274,7 +274,7 @@ def _unfair(out_dir: Path, config: Config, kind: str) -> set[str]:
 
 def _default_rules(config: Config, kind: str) -> tuple[str, ...]:
     own = config.pseudo_label.threshold_rule
-    useless = own == "auto" or (own == "class" and kind == "saliency")
+    useless = own == "auto" or (own in PER_CLASS and kind == "saliency")
     return (*(() if useless else (own,)), "auto", "oracle")
 
 
@@ -291,26 +291,41 @@ def _maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
     return find_maps(folder, [r.name for r in records], suffixes, f"Run {KINDS[kind][1]} first.")
 
 
-def _without_masks(folder: Path, kind: str, data: Data) -> tuple[float, list[float]]:
-    """Return the thresholds auto and class of the training split's maps; no mask is opened.
-
-    Maps that say nothing, one value everywhere, get 1: nothing is above it.
-    """
+def _count_training_maps(
+    folder: Path, kind: str, data: Data, saliency_dir: Path | None
+) -> MapCounts:
+    """Count the training split's maps, from which thresholds follow; no mask is opened."""
     records = [r for r in data.split("train") if kind == "cam" or r.classes]
     paths = _maps_of(folder, kind, records)
-    num_classes = len(data.class_names)
-    by_class, pooled = np.zeros((num_classes, 256), np.int64), np.zeros(256, np.int64)
-    for record, path in zip(tqdm(records, "auto", disable=None), paths, strict=True):
+    salient = _maps_of(saliency_dir, "saliency", records) if saliency_dir else [None] * len(paths)
+    counts = MapCounts(len(data.class_names))
+    found = zip(records, paths, salient, strict=True)
+    for record, path, beside in tqdm(found, "training maps", len(paths), disable=None):
         maps, classes = _read_map(path, record.classes)
-        by_class += class_histograms(maps, classes.tolist(), num_classes)
-        pooled += pooled_histogram([maps])
-    if (pooled > 0).sum() < 2:
-        print(f"{folder}: all training maps are one value, so auto scores all as background.")
-        return 1.0, [1.0] * num_classes
-    auto, of_classes = auto_threshold(pooled), class_thresholds(by_class, pooled)
-    listed = ", ".join(f"{n} {t:.3f}" for n, t in zip(data.class_names, of_classes, strict=True))
-    print(f"auto threshold {auto:.4f} ({listed}), from {len(paths)} training maps in {folder}")
-    return auto, of_classes
+        try:
+            counts.add(maps, classes.tolist(), None if beside is None else read_saliency(beside))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    print(f"thresholds from {len(paths)} training maps in {folder}")
+    return counts
+
+
+def _without_masks(
+    counts: MapCounts, rules: Sequence[str], class_names: Sequence[str]
+) -> dict[str, float | tuple[float, ...]]:
+    """Return the thresholds of the rules that need none; 1 where the maps say nothing."""
+    if counts.say_nothing():
+        print("all training maps are one value, so all is scored as background")
+        return {r: (1.0,) * len(class_names) if r in PER_CLASS else 1.0 for r in rules}
+    ways = {"auto": counts.auto, "class": counts.by_class, "agreement": counts.agreement}
+    thresholds: dict[str, float | tuple[float, ...]] = {}
+    for rule in rules:
+        found = ways[rule]()
+        thresholds[rule] = tuple(found) if isinstance(found, list) else found
+        if rule in PER_CLASS:
+            pairs = zip(class_names, thresholds[rule], strict=True)
+            print(f"  {rule}: {', '.join(f'{name} {level:.3f}' for name, level in pairs)}")
+    return thresholds
 
 
 def _judged(sweep: ThresholdSweep, rule: str, threshold: float) -> Judged:
@@ -500,10 +515,11 @@ def _refuse_useless_flags(args: argparse.Namespace) -> None:
     if given:
         mode = next(f"--{m}" for m in ("kind", "table", "predict_dir") if getattr(args, m))
         raise ValueError(f"{', '.join(given)}: expected no such flag with {mode}. Leave it out.")
-    if args.kind == "saliency" and "class" in (args.threshold_rule or ()):
+    per_class = [rule for rule in args.threshold_rule or () if rule in PER_CLASS]
+    if args.kind == "saliency" and per_class:
         raise ValueError(
             "--threshold-rule: expected fixed, auto or oracle with --kind saliency, as its maps "
-            "know no classes, got class. Leave it out."
+            f"know no classes, got {per_class[0]}. Leave it out."
         )
 
 

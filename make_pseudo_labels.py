@@ -1,13 +1,14 @@
 """Turn CAMs into pseudo labels, the training masks of the second stage.
 
-Reads images, cams/ and, where pseudo_label.saliency_weight is above 0, saliency/ of the run. The
-CAMs are weighted by the saliency map, refined along the edges of the image and thresholded.
+Reads images, cams/ and saliency/ of the run. The CAMs are weighted by the saliency map
+(pseudo_label.saliency_weight), refined along the edges of the image and thresholded.
 Writes pseudo_labels/<name>.png (mask values, VOC palette; 255 where a map is too close to the
 threshold to tell, or where the image's label says that the mask is wrong) and, once all are
 written, pseudo_labels/meta.json. A stopped call goes on where it was when it is given again.
-Thresholds come from the refined maps of the training split, without a mask: one for each class
-where pseudo_label.threshold_rule is "class", one for all where it is "auto"; with "fixed" it is
-pseudo_label.threshold.
+Thresholds come from the refined maps of the training split, without a mask. By
+pseudo_label.threshold_rule they are, for each class, the one whose seeds agree best with the
+saliency maps ("agreement") or the one that splits its values best ("class", Otsu's method); that
+of all classes together ("auto"); or pseudo_label.threshold ("fixed").
 """
 
 import dataclasses
@@ -26,16 +27,9 @@ from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.files import Cam, read_cam, read_image, read_mask, read_saliency, write_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
-from metrics import (
-    auto_threshold,
-    class_histograms,
-    class_thresholds,
-    levelled,
-    pooled_histogram,
-    seed_mask,
-)
 from models.crf import refined
 from models.device import select_device
+from seeds import MapCounts, levelled, seed_mask
 
 MAX_THRESHOLD_IMAGES = 300  # that the auto threshold looks at; a histogram needs no more
 
@@ -151,12 +145,11 @@ class MapMaker:
         """
         maps = read_cam_of(record, self.cam_dir, self.num_classes).cam
         image = read_image(record.image)
-        _check_size(self.cam_dir / f"{record.name}.npz", maps.shape[1:], image, "make_cams.py")
+        path = self.cam_dir / f"{record.name}.npz"
+        _check_size(path, maps.shape[1:], image.shape[:2], "make_cams.py")
         weight = self.settings.saliency_weight
         if weight and len(maps):
-            path = self.saliency_dir / f"{record.name}.png"
-            saliency = read_saliency(path)
-            _check_size(path, saliency.shape, image, "make_saliency.py")
+            saliency = self.saliency(record, image.shape[:2])
             maps = maps ** (1 - weight) * saliency**weight
         return (
             refined(
@@ -168,6 +161,17 @@ class MapMaker:
             .cpu()
             .numpy()
         )
+
+    def saliency(self, record: Record, size: tuple[int, int]) -> np.ndarray:
+        """Return the saliency map of a record, (H, W) float32 in [0, 1].
+
+        Raises:
+            ValueError: its size is not that of the image.
+        """
+        path = self.saliency_dir / f"{record.name}.png"
+        saliency = read_saliency(path)
+        _check_size(path, saliency.shape, size, "make_saliency.py")
+        return saliency
 
     def sources(self, record: Record) -> list[Path]:
         """Return the files that the maps of a record are made from."""
@@ -267,26 +271,28 @@ def choose_thresholds(
     """Return K thresholds: the fixed one, or those found in the maps without masks.
 
     Raises:
-        ValueError: the rule is auto or class and all maps hold no two different values.
+        ValueError: the rule is not fixed, and the maps hold no two different values.
     """
     if settings.threshold_rule == "fixed":
         return [settings.threshold] * maker.num_classes
     labelled, num_classes = [r for r in records if r.classes], maker.num_classes
     groups = [labelled]
-    if settings.threshold_rule == "class":
+    if settings.threshold_rule != "auto":
         groups = [[r for r in labelled if k in r.classes] for k in range(num_classes)]
     limit = max(1, MAX_THRESHOLD_IMAGES // len(groups))
     chosen = {r.name: r for group in groups for r in group[:: -(-len(group) // limit) or 1]}
     progress = tqdm(chosen.values(), "thresholds", unit="image", disable=None, dynamic_ncols=True)
-    by_class, pooled = np.zeros((num_classes, 256), np.int64), np.zeros(256, np.int64)
+    counts = MapCounts(num_classes)
     for record in progress:
-        maps = maker.maps(record)
-        by_class += class_histograms(maps, record.classes, num_classes)
-        pooled += pooled_histogram([maps])
+        maps, saliency = maker.maps(record), None
+        if settings.threshold_rule == "agreement":
+            saliency = maker.saliency(record, maps.shape[1:])
+        counts.add(maps, record.classes, saliency)
     try:
         if settings.threshold_rule == "auto":
-            return [auto_threshold(pooled)] * num_classes
-        return class_thresholds(by_class, pooled)
+            return [counts.auto()] * num_classes
+        of_classes = {"class": counts.by_class, "agreement": counts.agreement}
+        return of_classes[settings.threshold_rule]()
     except ValueError as error:
         raise ValueError(f"{maker.cam_dir}: {error}") from error
 
@@ -334,11 +340,10 @@ def require_cams(records: Sequence[Record], cam_dir: Path) -> None:
         )
 
 
-def _check_size(path: Path, size: tuple[int, ...], image: np.ndarray, made_by: str) -> None:
-    if tuple(size) != image.shape[:2]:
+def _check_size(path: Path, size: tuple[int, ...], of_image: tuple[int, int], made_by: str) -> None:
+    if tuple(size) != of_image:
         raise ValueError(
-            f"{path}: expected the image's size {image.shape[:2]}, got {tuple(size)}. "
-            f"Run {made_by} again."
+            f"{path}: expected the image's size {of_image}, got {tuple(size)}. Run {made_by} again."
         )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.record import BACKGROUND, IGNORE
+from seeds import levelled, seed_mask
 
 GRID = tuple(i / 100 for i in range(101))  # thresholds of the sweep
 LEVELS = np.arange(256, dtype=np.float32) / 255  # values of an 8-bit map, as read_saliency gives
@@ -274,133 +275,6 @@ class SaliencyHistogram:
         if not self.defect_free_images:
             return None
         return float(100 * self._free_shares[_above(threshold)].sum() / self.defect_free_images)
-
-
-def seed_mask(cam: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
-    """Turn the CAMs of one image into a seed mask.
-
-    Background competes as the constant score `threshold` (as float32); ties go to background,
-    between classes to the first.
-
-    Args:
-        cam: (M, H, W) in [0, 1], one map per present class; M may be 0.
-        classes: (M,) foreground indices in [0, K), ascending.
-        threshold: background score in [0, 1].
-
-    Returns:
-        (H, W) uint8 mask values: 0 background, k + 1 for foreground class k.
-
-    Raises:
-        ValueError: cam and classes differ in M.
-    """
-    if cam.ndim != 3 or len(cam) != len(classes):
-        raise ValueError(f"cam: expected shape ({len(classes)}, H, W), got {cam.shape}.")
-    if len(classes) == 0:
-        return np.full(cam.shape[1:], BACKGROUND, np.uint8)
-    winners = np.asarray(classes)[cam.argmax(axis=0)] + 1
-    foreground = cam.max(axis=0).astype(np.float32) > np.float32(threshold)
-    return np.where(foreground, winners, BACKGROUND).astype(np.uint8)
-
-
-def levelled(cam: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """Rescale the CAMs of one image so that each has its own threshold at 0.5.
-
-    Linear below the threshold and above it; 0 and 1 stay where they are. Maps of classes with
-    different thresholds can then compete with each other and with one background score.
-
-    Args:
-        cam: (M, H, W) in [0, 1]; M may be 0.
-        thresholds: (M,) in [0, 1], as float32.
-
-    Returns:
-        (M, H, W) float32 in [0, 1].
-    """
-    cam = cam.astype(np.float32)
-    cut = np.asarray(thresholds, np.float32).reshape(-1, 1, 1)
-    above = cam > cut
-    side = np.where(above, 1 - cut, cut)  # 0 only where cam is at the threshold
-    return 0.5 + 0.5 * (cam - cut) / np.where(side > 0, side, 1)
-
-
-def class_histograms(cam: np.ndarray, classes: Sequence[int], num_classes: int) -> np.ndarray:
-    """Count the CAM values of one image in 256 levels by class, level = round(255 * value).
-
-    Args:
-        cam: (M, H, W) in [0, 1].
-        classes: (M,) foreground indices in [0, K).
-        num_classes: K.
-
-    Returns:
-        (K, 256) int64.
-    """
-    histograms = np.zeros((num_classes, 256), np.int64)
-    for one, k in zip(cam, classes, strict=True):
-        histograms[k] = pooled_histogram([one[None]])
-    return histograms
-
-
-def pooled_histogram(cams: Iterable[np.ndarray]) -> np.ndarray:
-    """Count the per-pixel maxima of many CAMs in 256 levels, level = round(255 * value).
-
-    Args:
-        cams: (M, H, W) in [0, 1] each; those with M = 0 are passed over.
-
-    Returns:
-        (256,) int64.
-    """
-    histogram = np.zeros(256, np.int64)
-    for cam in cams:
-        if len(cam):
-            levels = np.rint(255 * np.clip(cam.max(axis=0), 0, 1)).astype(np.int64)
-            histogram += np.bincount(levels.ravel(), minlength=256)
-    return histogram
-
-
-def auto_threshold(histogram: np.ndarray) -> float:
-    """Find a threshold without masks: Otsu's method on a histogram of values.
-
-    Takes the cut that maximises the variance between the two sides (Otsu 1979, eq. 18), the
-    lowest of equals.
-
-    Args:
-        histogram: (L,) counts; entry i counts the values at i / (L - 1).
-
-    Returns:
-        Threshold in (0, 1), halfway between the two occupied levels the cut separates.
-
-    Raises:
-        ValueError: fewer than two levels are occupied, so there is nothing to separate.
-    """
-    occupied = np.flatnonzero(histogram)
-    if len(occupied) < 2:
-        raise ValueError(
-            f"maps: expected two or more different values, got {len(occupied)}. "
-            "Check the maps or give a fixed threshold."
-        )
-    counts = histogram[occupied].astype(np.float64)
-    low_count = np.cumsum(counts)[:-1]
-    low_sum = np.cumsum(counts * occupied)[:-1]
-    high_count = counts.sum() - low_count
-    high_sum = (counts * occupied).sum() - low_sum
-    between = low_count * high_count * (low_sum / low_count - high_sum / high_count) ** 2
-    cut = int(between.argmax())
-    return float(occupied[cut] + occupied[cut + 1]) / 2 / (len(histogram) - 1)
-
-
-def class_thresholds(by_class: np.ndarray, pooled: np.ndarray) -> list[float]:
-    """Find a threshold per class without masks: `auto_threshold` of the values of each class.
-
-    A class whose maps hold no two different values gets that of all maps together.
-
-    Args:
-        by_class: (K, L) counts, of `class_histograms`.
-        pooled: (L,) counts, of `pooled_histogram`.
-
-    Raises:
-        ValueError: all maps hold no two different values.
-    """
-    common = auto_threshold(pooled)
-    return [auto_threshold(one) if (one > 0).sum() > 1 else common for one in by_class]
 
 
 def _above(threshold: float) -> np.ndarray:

@@ -34,10 +34,10 @@ from datasets.pictures import paint_mask
 from datasets.record import BACKGROUND, Record
 from datasets.transforms import eval_transform
 from localisation import Localised, localise_tiles, localise_whole, native_cam, scale_transforms
-from metrics import levelled, seed_mask
 from models.crf import refined
 from models.device import amp_dtype, select_device
 from models.stac import stac_from_checkpoint
+from seeds import levelled, seed_mask
 from segmentation.networks import network_size
 from segmentation.prediction import network_from_checkpoint, predict_tiles, predict_whole, sharpened
 from trained import Trained, load_trained, run_thresholds

@@ -24,11 +24,12 @@ from configs.schema import Config
 from datasets.files import read_image, read_truth
 from datasets.record import Record
 from datasets.sources import Data, read_data
-from metrics import SaliencyHistogram, ThresholdSweep, auto_threshold, pooled_histogram
+from metrics import SaliencyHistogram, ThresholdSweep
 from models.device import select_device
 from saliency import refinement
 from saliency.fuse import GENERATORS
 from saliency.generator import Prepared
+from seeds import MapCounts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,13 +71,14 @@ def score(generator: Prepared, records: Sequence[Record], num_classes: int) -> d
 
     mIoU is that of maps painted with the first of the image's classes, as in evaluation.py.
     """
-    histogram = SaliencyHistogram(num_classes)
+    histogram, counts = SaliencyHistogram(num_classes), MapCounts(num_classes)
     maps = {}
     for record in tqdm(records, desc="maps", unit="image", disable=None):
         saliency = generator.make_map(record, read_image(record.image))
         histogram.update(read_truth(record, num_classes), saliency, labelled=True)
+        counts.add(saliency[None], record.classes[:1])
         maps[record.name] = saliency.astype(np.float16)
-    threshold = auto_threshold(pooled_histogram(one[None] for one in maps.values()))
+    threshold = counts.auto()
     sweep = ThresholdSweep([threshold], num_classes)
     for record in records:
         truth = read_truth(record, num_classes)

@@ -20,9 +20,10 @@ import torch
 from configs.command_line import load_run, run_stage, stage_parser
 from datasets.files import read_cam, read_image, read_truth
 from datasets.sources import read_data
-from metrics import GRID, ThresholdSweep, auto_threshold, pooled_histogram
+from metrics import GRID, ThresholdSweep
 from models import crf
 from models.refine import pixel_adaptive_refinement
+from seeds import MapCounts
 
 Refine = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -116,7 +117,10 @@ def score(args, ways: dict[str, Refine]) -> str:
             maps[name].append(refine(image, torch.from_numpy(cam)).numpy())
     lines = [f"| {len(records)} training images | auto | oracle |", "|---|---|---|"]
     for name, of_images in maps.items():
-        auto = auto_threshold(pooled_histogram(of_images))
+        counts = MapCounts(len(data.class_names))
+        for record, cam in zip(records, of_images, strict=True):
+            counts.add(cam, record.classes)
+        auto = counts.auto()
         sweep = ThresholdSweep((*GRID, auto), len(data.class_names))
         for record, cam in zip(records, of_images, strict=True):
             truth = read_truth(record, len(data.class_names))

@@ -50,7 +50,7 @@ SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
 NETWORKS = ("deeplabv3plus", "deeplabv3", "segformer", "unet")
 REFINEMENTS = ("pamr", "crf")
-THRESHOLD_RULES = ("class", "auto", "fixed")
+THRESHOLD_RULES = ("agreement", "class", "auto", "fixed")
 SEGMENTATION_LOSSES = ("ce", "generalised", "symmetric", "bootstrapped")
 FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
 GRAINS = ("auto", "none", "vertical", "horizontal")
@@ -344,8 +344,9 @@ class CamConfig:
 class PseudoLabelConfig:
     """CAMs to training masks of the second stage."""
 
-    # class: found without masks, one for each class; auto: one for all; fixed: `threshold`
-    threshold_rule: str = "class"
+    # Found without masks, one for each class: agreement (with saliency) or class (of its own
+    # values); auto: one for all; fixed: `threshold`.
+    threshold_rule: str = "agreement"
     threshold: float = 0.6
     band: float = 0.05  # 255 (ignored) this near the threshold; map values with that at 0.5
     saliency_weight: float = 0.0  # w of cam^(1 - w) * saliency^w; 0 = the CAM alone

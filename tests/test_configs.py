@@ -185,7 +185,7 @@ def test_whole_numbers_are_taken_as_floats(empty_toml):
         ("cam.types=[]", r"cam\.types: expected one or more different values, got \(\)\."),
         ('cam.labels=["given","given"]', r"cam\.labels: expected one or more different values"),
         ('cam.types=["gradcam"]', r"cam\.types: expected one of patchcam, attention, fused"),
-        ("pseudo_label.threshold_rule=oracle", r"threshold_rule: expected one of class"),
+        ("pseudo_label.threshold_rule=oracle", r"threshold_rule: expected one of agreement"),
         ("pseudo_label.band=0.5", r"pseudo_label\.band: expected in \[0, 0\.5\), got 0\.5\."),
         ("train.crop=31", r"train\.crop: expected 0 \(off\) or 32 or more pixels, got 31\."),
         ("train.crop_support=0", r"train\.crop_support: expected a number in \(0, 1\], got 0"),

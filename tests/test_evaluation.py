@@ -14,8 +14,9 @@ import evaluation
 from configs import fingerprint, load
 from datasets.files import Cam, read_mask, write_cam, write_image, write_mask, write_saliency
 from datasets.published import read_published_cam
-from metrics import ConfusionMatrix, ThresholdSweep, seed_mask
+from metrics import ConfusionMatrix, ThresholdSweep
 from results import results_table
+from seeds import seed_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = Path(os.environ.get("STAC_SHARED", ROOT.parent / "shared")) / "published_cams"
@@ -84,9 +85,10 @@ def test_cams_are_scored_with_the_rule_of_the_config_auto_and_oracle(run, capsys
     run.evaluate("--kind", "cam")
     of_classes, auto, oracle = run.rows()
     assert set(of_classes) == set(auto) == set(oracle) == KEYS | {"cam_type"}
-    assert (of_classes["threshold_rule"], of_classes["miou"]) == ("class", 100)
-    # 0.2 and 0.8 of 255; no training image shows scratches, so these take that of all maps.
-    assert of_classes["threshold"] == pytest.approx([(51 + 204) / 2 / 255] * 3)
+    assert (of_classes["threshold_rule"], of_classes["miou"]) == ("agreement", 100)
+    # Of the values 0.2 and 0.8 only 0.8 lies on what is salient, so the lowest threshold above 0.2;
+    # no training image shows scratches, so these take that of all maps.
+    assert of_classes["threshold"] == pytest.approx([51.5 / 255, 51.5 / 255, 127.5 / 255])
     config = load(ROOT / "configs/sample.toml", run.sets)
     assert auto["config_sha"] == fingerprint(config)
     assert (auto["kind"], auto["split"], auto["labels"]) == ("cam", "test", "given")
@@ -98,7 +100,7 @@ def test_cams_are_scored_with_the_rule_of_the_config_auto_and_oracle(run, capsys
     assert (oracle["threshold_rule"], oracle["threshold"]) == ("oracle", 0.2)  # float16(.2) < .2
     assert auto["date"].endswith("+00:00")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["class", "class", "auto", "0.500", "oracle", "0.200"] in lines
+    assert ["class", "agreement", "auto", "0.500", "oracle", "0.200"] in lines
     assert ["patches", "-", "-", "-"] in lines
     assert ["mIoU", "100.00", "100.00", "100.00"] in lines
 
@@ -126,8 +128,17 @@ def test_each_class_is_cut_at_the_threshold_of_its_own_training_maps(run, capsys
 
 
 def test_saliency_knows_no_thresholds_of_classes(run):
-    with pytest.raises(ValueError, match="fixed, auto or oracle with --kind saliency"):
-        run.evaluate("--kind", "saliency", "--threshold-rule", "class")
+    with pytest.raises(ValueError, match="oracle with --kind saliency, .* got agreement"):
+        run.evaluate("--kind", "saliency", "--threshold-rule", "auto", "agreement")
+
+
+def test_agreement_needs_saliency_maps_of_the_training_images(run):
+    (run.out / "saliency/2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 are missing: 2.*Run make_saliency\.py first"):
+        run.evaluate("--kind", "cam", "--threshold-rule", "agreement")
+    write_saliency(run.out / "saliency/2.png", np.zeros((5, 4)))
+    with pytest.raises(ValueError, match=r"2\.npz: expected a saliency map of the size \(4, 5\)"):
+        run.evaluate("--kind", "cam", "--threshold-rule", "agreement")
 
 
 def test_fixed_rule_takes_the_threshold_of_the_config(run):

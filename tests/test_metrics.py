@@ -17,10 +17,8 @@ from metrics import (
     SaliencyHistogram,
     SaliencyScores,
     ThresholdSweep,
-    auto_threshold,
-    pooled_histogram,
-    seed_mask,
 )
+from seeds import seed_mask
 
 # Of class 0, 1, 2 (pixels): truth 2, 2, 1; predicted 1, 2, 2; both 1, 1, 1; either 2, 3, 2.
 TRUTH = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
@@ -89,16 +87,6 @@ def test_sizes_and_classes_are_checked():
         sweep.update(TRUTH, np.full((1, 2, 3), np.nan, np.float32), [0])
 
 
-def test_seed_is_the_highest_class_above_the_threshold_and_ties_go_to_background():
-    cam = np.array([[[0.2, 0.6, 0.7, 0.9]], [[0.1, 0.5, 0.8, 0.9]]], np.float32)
-    # 0.2 lies below; 0.6 is a tie with the background; 0.8 wins; 0.9 twice: the first class.
-    assert seed_mask(cam, np.array([0, 4]), 0.6).tolist() == [[0, 0, 5, 1]]
-    assert seed_mask(cam, np.array([0, 4]), 0.6).dtype == np.uint8
-    assert seed_mask(cam[:0], np.zeros(0, np.int64), 0.6).tolist() == [[0, 0, 0, 0]]
-    with pytest.raises(ValueError, match=r"cam: expected shape \(1, H, W\), got \(2, 1, 4\)"):
-        seed_mask(cam, np.array([0]), 0.6)
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 13), st.integers(1, 9), st.integers(0, 3))
 def test_threshold_sweep_equals_single_threshold_runs(seed, height, width, num_maps):
@@ -132,53 +120,6 @@ def test_cam_without_classes_is_background_whatever_its_size():
     for threshold in (0.0, 0.5):
         assert sweep.confusion(threshold).counts[:, 0].tolist() == [2, 2, 1]
         assert sweep.confusion(threshold).counts[:, 1:].sum() == 0
-
-
-def slow_otsu(histogram: np.ndarray) -> float:
-    """Try every cut: the first with the largest variance between its sides, in plain loops."""
-    best, cut = -1.0, None
-    for level in range(len(histogram) - 1):
-        sides = ([], [])
-        for i, count in enumerate(histogram):
-            sides[i > level].append((i, float(count)))
-        sizes = [sum(c for _, c in side) for side in sides]
-        if min(sizes) == 0:
-            continue
-        means = [sum(i * c for i, c in side) / n for side, n in zip(sides, sizes, strict=True)]
-        variance = sizes[0] * sizes[1] * (means[0] - means[1]) ** 2
-        if variance > best * (1 + 1e-12):
-            best, cut = variance, level
-    below = max(i for i in range(cut + 1) if histogram[i])
-    above = min(i for i in range(cut + 1, len(histogram)) if histogram[i])
-    return (below + above) / 2 / (len(histogram) - 1)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_auto_threshold_matches_a_loop_over_all_cuts(seed):
-    rng = np.random.default_rng(seed)
-    histogram = rng.integers(0, 1000, 256) * (rng.random(256) < (0.05, 0.3, 0.9, 1)[seed])
-    assert auto_threshold(histogram) == pytest.approx(slow_otsu(histogram), abs=1e-12)
-
-
-def test_auto_threshold_lies_halfway_between_two_values():
-    histogram = np.zeros(256, np.int64)
-    histogram[[51, 204]] = 900, 100
-    assert auto_threshold(histogram) == pytest.approx(127.5 / 255)
-
-
-@pytest.mark.parametrize("occupied", [[], [7]])
-def test_auto_threshold_needs_two_values(occupied):
-    histogram = np.zeros(256, np.int64)
-    histogram[occupied] = 5
-    with pytest.raises(ValueError, match=f"two or more different values, got {len(occupied)}"):
-        auto_threshold(histogram)
-
-
-def test_histogram_pools_the_maxima_of_images_with_classes():
-    cams = [np.array([[[0.0, 0.2]], [[1.0, 0.1]]]), np.zeros((0, 4, 4)), np.array([[[0.2]]])]
-    histogram = pooled_histogram(cams)
-    assert {int(i): int(histogram[i]) for i in np.flatnonzero(histogram)} == {51: 2, 255: 1}
-    assert histogram.shape == (256,)
 
 
 def as_map(levels: np.ndarray | list) -> np.ndarray:

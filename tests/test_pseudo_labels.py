@@ -222,7 +222,7 @@ def test_automatic_threshold_separates_the_training_cams(run, tmp_path):
     low = cam_of((1,))
     write_cam(tmp_path / "run/cams/1t.npz", low._replace(cam=low.cam * 0.1))
 
-    make_pseudo_labels.main(run)
+    make_pseudo_labels.main([*run, "pseudo_label.threshold_rule=class"])
 
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
     assert meta["thresholds"] == pytest.approx([0.5] * 3)
@@ -254,10 +254,29 @@ def test_a_class_without_two_values_gets_the_threshold_of_all(run, tmp_path):
         maps = np.where(np.array(cam.classes)[:, None, None] == 1, 0, cam.cam)
         write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
 
-    make_pseudo_labels.main(run)
+    make_pseudo_labels.main([*run, "pseudo_label.threshold_rule=class"])
 
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
     assert meta["thresholds"] == pytest.approx([0.5] * 3)
+
+
+def test_by_default_seeds_agree_with_the_saliency_maps(run, tmp_path):
+    # The CAM of class 2 is .4375 in its left part, of 4 columns, and .875 in the rest; salient is
+    # all of its block. Otsu's method would leave the left part out.
+    for name in LABELS:
+        cam = cam_of(LABELS[name])
+        maps = cam.cam.copy()
+        saliency = maps.max(axis=0, initial=0.125)
+        maps[np.array(cam.classes) == 2, 4:6, :4] = 0.4375
+        write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
+        write_saliency(tmp_path / f"run/saliency/{name}.png", saliency)
+
+    make_pseudo_labels.main([*run, "pseudo_label.band=0"])
+
+    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
+    assert meta["threshold_rule"] == "agreement"
+    assert meta["thresholds"] == pytest.approx([32.5 / 255] * 3)  # the lowest above .125
+    assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
 
 
 def test_automatic_threshold_needs_a_defect(run, tmp_path):

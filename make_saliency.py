@@ -55,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = args.split or ["train", config.data.eval_split]
     records = list({r.name: r for split in splits for r in data.split(split)}.values())
     empty = config.saliency.empty_defect_free
-    prepare = fuse.GENERATORS[config.saliency.generator]
     device = select_device(args.device)
-    generator = prepare(config.saliency, data, records, device)
+    generator = fuse.make_generator(config.saliency, data, records, device)
     for left_over in out_dir.glob(".refinement_*"):  # of a call that was killed
         shutil.rmtree(left_over)
     with TemporaryDirectory(dir=out_dir, prefix=".refinement_") as folder:

@@ -27,7 +27,7 @@ from datasets.sources import Data, read_data
 from metrics import SaliencyHistogram, ThresholdSweep
 from models.device import select_device
 from saliency import refinement
-from saliency.fuse import GENERATORS
+from saliency.fuse import make_generator
 from saliency.generator import Prepared
 from seeds import MapCounts
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(config.data, out_dir / "labels.csv")
     device = select_device(args.device)
     train = data.split("train")
-    generator = GENERATORS[config.saliency.generator](config.saliency, data, train, device)
+    generator = make_generator(config.saliency, data, train, device)
     settings = config.refinement
     num_classes = len(data.class_names)
     lent = refinement.choose_masked(train, max(args.masks), num_classes, settings.seed)

@@ -129,12 +129,15 @@ class SaliencyConfig:
     # first: a class gets its maps from the first generator that tells its images from defect-free
     # ones with this AUROC, or from the last one named.
     fuse_auroc: float = 0.88
+    # Iterations in which the generator's maps are smoothed along image edges; 0 = off. Maps of
+    # patches (normal, variation) end where patches do, not where defects do.
+    smoothing: int = 0
     empty_defect_free: bool = True  # maps of defect-free images become all zero
 
     def __post_init__(self) -> None:
         _check_choice("saliency.generator", self.generator, (*SALIENCY_PARTS, "fuse", "auto"))
         _check_choice("saliency.polarity", self.polarity, ("auto", "both", "dark", "bright"))
-        _check_not_negative("saliency", self, "blur")
+        _check_not_negative("saliency", self, "blur", "smoothing")
         in_range = bool(self.windows) and all(0 < w <= 4 for w in self.windows)
         _check(in_range, "saliency.windows", "one or more numbers in (0, 4]", self.windows)
         in_range = all(0 < w <= 4 for w in self.class_windows)

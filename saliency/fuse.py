@@ -12,6 +12,7 @@ from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
 from saliency import contrast, external, feature, normal, variation
+from saliency.edges import smoothed
 from saliency.generator import Prepared, Settings
 
 PARTS = {
@@ -153,3 +154,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 GENERATORS = {**PARTS, "auto": prepare_auto, "fuse": prepare}  # saliency.generator: its `prepare`
+
+
+def make_generator(
+    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+) -> Prepared:
+    """Prepare the generator of `saliency.generator`, with `saliency.smoothing` of its maps."""
+    generator = GENERATORS[settings.generator](settings, data, records, device)
+    if settings.smoothing:
+        return smoothed(generator, settings.smoothing, device)
+    return generator

@@ -43,6 +43,7 @@ class Settings(Protocol):
     fuse: tuple[str, ...]
     fuse_rule: str
     fuse_auroc: float
+    smoothing: int
     empty_defect_free: bool
 
 

@@ -23,7 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -39,16 +38,18 @@ from datasets.transforms import as_image, eval_transform, train_transform
 from datasets.weak import WeakDataset, balance
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
-from models.refine import pixel_adaptive_refinement
 from models.vit import normalisation as vit_normalisation
+from saliency.edges import along_edges
 from saliency.generator import Prepared
 from saliency.patches import load_encoder
 from segmentation.networks import build_network, normalisation
 
 MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
-# Of the shorter side: blur of the image along whose edges maps are smoothed. Texture is no edge: on
-# every 12th NEU-Seg training image 0 gives 68.2 foreground IoU, 0.0075 68.6, 0.015 68.3.
-GUIDE_BLUR = 0.0075
+# Of the image: what a class of its label is taken to cover at least, and the least value of its map
+# that is scaled up to 1, as noise must not be. On every 12th NEU-Seg training image, maps of one
+# student: pseudo labels 71.32 mIoU unscaled, 71.77 with these two, 71.94 with 0.02 and 0.05.
+PRESENT_SHARE = 0.01
+LEAST_LEVEL = 0.3
 CLIP_NORM = 5.0
 MIN_LR_SHARE = 0.01  # of the rate: what the schedule ends with
 WARMUP_SHARE = 0.1  # of the steps
@@ -215,14 +216,11 @@ def prepare(
             return known[list(record.classes)].max(axis=0)
         fold = fold_of.get(record.name)
         chosen = students if fold is None else [students[fold]]
-        classes = record.classes or range(num_classes)
         pixels = inputs.eval_transform(as_image(image)).to(device)
         features = inputs.features(record, image)
         features = None if features is None else features.to(device)
-        salient = foreground(chosen, pixels, features, classes, image.shape[:2], dtype)
-        guide = cv2.GaussianBlur(image, (0, 0), GUIDE_BLUR * min(image.shape[:2]))
-        guide = as_image(guide).to(device).float() / 255
-        return pixel_adaptive_refinement(guide, salient, settings.smoothing)[0].cpu().numpy()
+        salient = foreground(chosen, pixels, features, record.classes, image.shape[:2], dtype)
+        return along_edges(image, salient[0].cpu().numpy(), settings.smoothing, device)
 
     facts, lines = generator.facts, generator.lines
     if masked:
@@ -425,13 +423,17 @@ def foreground(
     size: tuple[int, int],
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """Return the probability of some classes against the background, mirror images averaged.
+    """Return the probability of defects against the background, mirror images averaged.
+
+    The label says that each of an image's classes is somewhere in it, so the map of a class is
+    scaled by the value that `PRESENT_SHARE` of the image exceed: beside a plain defect a faint one
+    of another class is not lost. The highest class counts.
 
     Args:
         models: students, averaged.
         image: (3, H, W) normalised.
         features: (D, h, w), flipped with the image.
-        classes: the only ones the image may carry.
+        classes: those of the image's label; without any, all are added up and none is scaled.
         size: (H, W) of the result.
         dtype: of the autocast, None for off.
 
@@ -447,8 +449,14 @@ def foreground(
             logits = model(views, features)
         for share, axes in zip(logits.float().softmax(dim=1), MIRRORS, strict=True):
             total = total + share.flip(axes)  # (K + 1, H, W)
-    own = total[[k + 1 for k in classes]].sum(dim=0)
-    return _resize((own / (own + total[0]))[None, None], size)[0].clamp(0, 1)
+    if classes:
+        own = total[[k + 1 for k in classes]]  # (M, H, W)
+        share = own / (own + total[0])
+        highest = share.flatten(1).quantile(1 - PRESENT_SHARE, dim=1).clamp(min=LEAST_LEVEL)
+        share = (share / highest[:, None, None]).amax(dim=0).clamp(max=1)
+    else:
+        share = total[1:].sum(dim=0) / total.sum(dim=0)
+    return _resize(share[None, None], size)[0].clamp(0, 1)
 
 
 def _convolution(width: int, new_width: int, stride: int = 1) -> list[nn.Module]:

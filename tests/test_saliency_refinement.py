@@ -264,3 +264,38 @@ def test_unknown_pixels_of_a_mask_stay_unknown(tmp_path):
     maps = refinement.read_prior(tmp_path, record, 3)
     np.testing.assert_array_equal(maps[:, 0], [[0, 1, 0.5, 0], [0, 0, 0.5, 1], [0, 0, 0, 0]])
     assert RefinementConfig().low < 0.5 < RefinementConfig().high
+
+
+class Shares(torch.nn.Module):
+    """A student that gives fixed probabilities, of the image's first channel where it is mirrored.
+
+    Background and three classes; the classes lie in columns of their own.
+    """
+
+    def __init__(self, of_columns: list[list[float]]):
+        super().__init__()
+        self.of_columns = torch.tensor(of_columns).log()  # (columns, 4)
+
+    def forward(self, image, features):
+        column = image[:, 0].round().long()  # (B, H, W)
+        return self.of_columns[column].permute(0, 3, 1, 2)
+
+
+def test_a_faint_class_of_the_label_is_not_lost_beside_a_plain_one():
+    # Columns: surface, plain class 0, faint class 1. Against the background: .9 / (.9 + .05) for
+    # class 0 and .35 / (.35 + .6) = .368 for class 1.
+    student = Shares([[0.97, 0.01, 0.01, 0.01], [0.05, 0.9, 0.01, 0.04], [0.6, 0.01, 0.35, 0.04]])
+    image = torch.zeros(3, 10, 10)
+    image[:, :, 2:4], image[:, :, 6:8] = 1, 2
+
+    def maps(classes):
+        return refinement.foreground([student], image, None, classes, (10, 10), None)[0]
+
+    both = maps((0, 1))
+    assert both[:, 2:4].min() > 0.99 and both[:, 6:8].min() > 0.99
+    assert both[:, 4].max() < 0.04  # .01 / .98, scaled by 1 / .368
+    # Never scaled by more than 1 / LEAST_LEVEL: class 2 is nowhere above .04 / .09 or .0625.
+    least = refinement.LEAST_LEVEL
+    assert maps((2,))[:, 6].max().item() == pytest.approx(0.0625 / max(0.04 / 0.09, least))
+    # Without a label nothing is scaled.
+    assert maps(())[:, 6].max().item() == pytest.approx(0.4, abs=1e-5)

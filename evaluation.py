@@ -206,7 +206,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     num_classes = len(data.class_names)
     histogram = SaliencyHistogram(num_classes) if kind == "saliency" else None
     if kind in WITH_THRESHOLD:
-        rules = args.threshold_rule or _default_rules(config, kind)
+        rules = args.threshold_rule or _default_rules(config, kind, out_dir)
         thresholds: dict[str, Any] = {"fixed": config.pseudo_label.threshold}
         if found_without_masks := [rule for rule in rules if rule in WITHOUT_MASKS]:
             # Predicted labels exist to test the localiser; its threshold comes from training.
@@ -272,10 +272,12 @@ def _unfair(out_dir: Path, config: Config, kind: str) -> set[str]:
     return {*meta.get("masked", ()), *(meta.get("seen_defect_free", ()) if counts_alarms else ())}
 
 
-def _default_rules(config: Config, kind: str) -> tuple[str, ...]:
-    own = config.pseudo_label.threshold_rule
-    useless = own == "auto" or (own in PER_CLASS and kind == "saliency")
-    return (*(() if useless else (own,)), "auto", "oracle")
+def _default_rules(config: Config, kind: str, out_dir: Path) -> tuple[str, ...]:
+    """Return the rule of the config, agreement where saliency maps are there, auto and oracle."""
+    has_saliency = (out_dir / KINDS["saliency"][0]).is_dir()
+    agreement = ("agreement",) if has_saliency else ()
+    rules = dict.fromkeys((config.pseudo_label.threshold_rule, *agreement, "auto", "oracle"))
+    return tuple(rule for rule in rules if kind == "cam" or rule not in PER_CLASS)
 
 
 def _folder(kind: str, labels: str, other_type: str) -> str:
@@ -482,7 +484,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=SPLITS, help=f"images to score {splits}")
     add("--labels", choices=LABEL_ORIGINS, help="CAMs of which image labels (default: given)")
     add("--cam-type", choices=CAM_TYPES, help="CAMs of which type (default: first of cam.types)")
-    rules = "how thresholds are chosen (default: auto, oracle and the rule of the config)"
+    rules = "how thresholds are chosen (default: as the config says, of CAMs agreement, auto, "
+    rules += "oracle)"
     add("--threshold-rule", nargs="+", choices=RULES, help=rules)
     curve = "print the scores of every threshold"
     add("--curve", nargs="?", const="True", choices=("True", "False"), help=curve)

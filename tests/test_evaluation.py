@@ -144,8 +144,14 @@ def test_agreement_needs_saliency_maps_of_the_training_images(run):
 def test_fixed_rule_takes_the_threshold_of_the_config(run):
     run.sets += ["pseudo_label.threshold_rule=fixed", "pseudo_label.threshold=0.7"]
     run.evaluate("--kind", "cam")
-    assert [row["threshold_rule"] for row in run.rows()] == ["fixed", "auto", "oracle"]
+    rules = ["fixed", "agreement", "auto", "oracle"]
+    assert [row["threshold_rule"] for row in run.rows()] == rules
     assert run.rows()[0]["threshold"] == 0.7
+    for path in (run.out / "saliency").iterdir():
+        path.unlink()
+    (run.out / "saliency").rmdir()  # nothing to agree with
+    run.evaluate("--kind", "cam")
+    assert [row["threshold_rule"] for row in run.rows()[4:]] == ["fixed", "auto", "oracle"]
 
 
 def test_predicted_labels_and_other_types_have_their_folders(run):

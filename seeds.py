@@ -100,7 +100,7 @@ class MapCounts:
             winner = levels.argmax(axis=0)
             for i, k in enumerate(classes):
                 here = winner == i
-                pairs = levels[i][here] * NUM_LEVELS + salient[here]
+                pairs = levels[i][here] * np.int32(NUM_LEVELS) + salient[here]
                 self._joint[k] += _counts(pairs, NUM_LEVELS**2).reshape(NUM_LEVELS, NUM_LEVELS)
 
     def say_nothing(self) -> bool:
@@ -131,13 +131,16 @@ class MapCounts:
 
         Saliency is cut at its own `auto_threshold`. Agreement is the IoU with what is salient, over
         the pixels in which the class has the highest map of its image. A class without any salient
-        pixel gets the threshold of `auto`. On the training split of the built-in sample this gave
+        pixel gets the threshold of `auto`, as do all where saliency is one value. On the training split of the built-in sample this gave
         58.1 mIoU where `by_class` gave 53.2 and the best threshold on the masks 57.3.
 
         Raises:
-            ValueError: all maps, or all saliency maps, say nothing.
+            ValueError: all maps say nothing.
         """
-        common, cut = self.auto(), auto_threshold(self._saliency)
+        common = self.auto()
+        if (self._saliency > 0).sum() < 2:
+            return [common] * len(self._joint)
+        cut = auto_threshold(self._saliency)
         is_salient = np.arange(NUM_LEVELS) > cut * (NUM_LEVELS - 1)
         thresholds = []
         for joint in self._joint:
@@ -181,7 +184,7 @@ def auto_threshold(histogram: np.ndarray) -> float:
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
-    return np.rint((NUM_LEVELS - 1) * np.clip(values, 0, 1)).astype(np.int64)
+    return np.rint((NUM_LEVELS - 1) * np.clip(values, 0, 1)).astype(np.uint8)
 
 
 def _counts(levels: np.ndarray, size: int) -> np.ndarray:

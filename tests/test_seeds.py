@@ -121,6 +121,12 @@ def test_maps_that_say_nothing_are_told_and_have_no_threshold():
             rule()
 
 
+def test_saliency_of_one_value_is_nothing_to_agree_with():
+    counts = MapCounts(2)
+    counts.add(np.array([[[0.2, 0.8]]]), (0,), np.zeros((1, 2)))
+    assert counts.agreement() == [counts.auto()] * 2
+
+
 def test_saliency_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"saliency map of the size \(2, 3\), got \(3, 2\)"):
         MapCounts(1).add(np.zeros((1, 2, 3)), (0,), np.zeros((3, 2)))

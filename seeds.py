@@ -131,8 +131,9 @@ class MapCounts:
 
         Saliency is cut at its own `auto_threshold`. Agreement is the IoU with what is salient, over
         the pixels in which the class has the highest map of its image. A class without any salient
-        pixel gets the threshold of `auto`, as do all where saliency is one value. On the training split of the built-in sample this gave
-        58.1 mIoU where `by_class` gave 53.2 and the best threshold on the masks 57.3.
+        pixel gets the threshold of `auto`, as do all where saliency is one value. On the training
+        split of the built-in sample this gave 58.1 mIoU where `by_class` gave 53.2 and the best
+        threshold on the masks 57.3.
 
         Raises:
             ValueError: all maps say nothing.

@@ -118,8 +118,10 @@ def test_every_result_names_what_it_is(finished):
     assert found == {
         ("saliency", "test", "given", "auto"),
         ("saliency", "test", "given", "oracle"),
+        ("cam", "test", "given", "agreement"),
         ("cam", "test", "given", "auto"),
         ("cam", "test", "given", "oracle"),
+        ("cam", "test", "predicted", "agreement"),
         ("cam", "test", "predicted", "auto"),
         ("cam", "test", "predicted", "oracle"),
         ("pseudo_label", "train", "given", "none"),

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from configs import load, to_dict
-from datasets.files import Cam, read_cam, read_mask, read_saliency, write_cam, write_image
+from datasets.files import (
+    Cam,
+    read_cam,
+    read_mask,
+    read_saliency,
+    write_cam,
+    write_image,
+    write_saliency,
+)
 from models.checkpoint import save_checkpoint
 from models.stac import build_stac
 from segmentation.networks import build_network
@@ -134,6 +142,7 @@ def test_pseudo_labels_of_large_images_fit_into_3_gb(run_dir):
         ramp = (bands == np.arange(len(classes))[:, None])[..., None] * np.linspace(0, 1, size[1])
         cam = Cam(ramp, np.array(classes), np.ones(len(CLASSES), np.float32))
         write_cam(run_dir / f"cams/{name}.npz", cam)
+        write_saliency(run_dir / f"saliency/{name}.png", ramp.max(axis=0))
     assert peak_of("make_pseudo_labels", run_dir) < MAX_MEMORY
     for name, size in SIZES.items():
         mask = read_mask(run_dir / f"pseudo_labels/{name}t.png", len(CLASSES))

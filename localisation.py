@@ -123,7 +123,10 @@ def scaled_cams(
         outputs = [model(view) for view in views]
         scores += [image_scores(output) for output in outputs]
         for cam_type, of_scales in maps.items():
-            parts = [combine(cam_type, o.class_attention, o.patch_map) for o in outputs]
+            parts = [
+                combine(cam_type, o.class_attention, o.patch_map, revive=not cam.tile)
+                for o in outputs
+            ]
             of_scales.append(sum([parts[0], *(part.flip(-1) for part in parts[1:])]))
     return maps, torch.stack(scores).mean(0).float()
 

@@ -182,3 +182,18 @@ def test_training_can_guide_any_type_of_map(cam_type):
     torch.testing.assert_close(maps[0, 0], min_max(native)[0])
     assert not maps[1].any()
     assert not maps[0, 1].any()
+
+
+def test_a_map_without_a_positive_logit_is_revived_and_learns():
+    attention = torch.full((1, 2, 2, 2), 0.25)
+    logits = torch.tensor([[[[-3.0, -2.0], [-1.0, -3.0]], [[-1.0, 2.0], [0.0, -4.0]]]])
+    # The first class is negative everywhere: less its minimum. The second is as ever.
+    assert combine("patchcam", attention, logits).tolist() == [[[[0, 1], [2, 0]], [[0, 2], [0, 0]]]]
+    assert combine("patchcam", attention, logits, revive=False)[0, 0].tolist() == [[0, 0], [0, 0]]
+    assert combine("product", attention, logits)[0, 0].tolist() == [[0, 0.25], [0.5, 0]]
+
+    logits.requires_grad_()
+    guided = training_cam(attention, logits, torch.tensor([[1.0, 0.0]]), (4, 4))
+    assert guided[0, 0].amax() == 1 and not guided[0, 1].any()
+    (guided[:, :, :2, :2].sum() - guided[:, :, 2:, 2:].sum()).backward()
+    assert logits.grad[0, 0].abs().sum() > 0

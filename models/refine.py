@@ -60,10 +60,19 @@ def pixel_adaptive_refinement(
 
 
 def _refine(image: Tensor, maps: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
-    neighbours = torch.stack(_neighbours(image, dilations))  # (n, 3, H, W)
-    deviation = torch.cat([neighbours, image[None]]).std(dim=0)
-    distance = (neighbours - image).abs() / (SHARPNESS * deviation + 1e-8)
-    weights = torch.softmax(-distance.mean(dim=1), dim=0)  # (n, H, W)
+    # One neighbour after the other: together they are too large for the cache. Differences to the
+    # pixel itself, whose own is 0, keep the deviation exact where the image is flat.
+    neighbours = _neighbours(image, dilations)  # n of (3, H, W)
+    total, squares = torch.zeros_like(image), torch.zeros_like(image)
+    for neighbour in neighbours:
+        difference = neighbour - image
+        total += difference
+        squares.addcmul_(difference, difference)
+    count = len(neighbours) + 1
+    deviation = ((squares - total * total / count) / (count - 1)).clamp(min=0).sqrt()
+    scale = 1 / (SHARPNESS * deviation + 1e-8)
+    distance = [((n - image).abs() * scale).mean(dim=0) for n in neighbours]
+    weights = torch.softmax(-torch.stack(distance), dim=0)  # (n, H, W)
     for _ in range(iterations):
         refined = torch.zeros_like(maps)
         for weight, neighbour in zip(weights, _neighbours(maps, dilations), strict=True):

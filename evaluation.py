@@ -319,13 +319,12 @@ def _without_masks(
     if counts.say_nothing():
         print("all training maps are one value, so all is scored as background")
         return {r: (1.0,) * len(class_names) if r in PER_CLASS else 1.0 for r in rules}
-    ways = {"auto": counts.auto, "class": counts.by_class, "agreement": counts.agreement}
     thresholds: dict[str, float | tuple[float, ...]] = {}
     for rule in rules:
-        found = ways[rule]()
-        thresholds[rule] = tuple(found) if isinstance(found, list) else found
+        found = counts.thresholds(rule)
+        thresholds[rule] = tuple(found) if rule in PER_CLASS else found[0]
         if rule in PER_CLASS:
-            pairs = zip(class_names, thresholds[rule], strict=True)
+            pairs = zip(class_names, found, strict=True)
             print(f"  {rule}: {', '.join(f'{name} {level:.3f}' for name, level in pairs)}")
     return thresholds
 

@@ -289,10 +289,7 @@ def choose_thresholds(
             saliency = maker.saliency(record, maps.shape[1:])
         counts.add(maps, record.classes, saliency)
     try:
-        if settings.threshold_rule == "auto":
-            return [counts.auto()] * num_classes
-        of_classes = {"class": counts.by_class, "agreement": counts.agreement}
-        return of_classes[settings.threshold_rule]()
+        return counts.thresholds(settings.threshold_rule)
     except ValueError as error:
         raise ValueError(f"{maker.cam_dir}: {error}") from error
 

@@ -107,6 +107,16 @@ class MapCounts:
         """Tell whether all maps are one value, or there are none."""
         return (self._highest > 0).sum() < 2
 
+    def thresholds(self, rule: str) -> list[float]:
+        """Return K thresholds by a rule: auto (K equal ones), class or agreement.
+
+        Raises:
+            ValueError: the maps say nothing.
+        """
+        if rule == "auto":
+            return [self.auto()] * len(self._of_class)
+        return self.by_class() if rule == "class" else self.agreement()
+
     def auto(self) -> float:
         """Return one threshold for all classes: `auto_threshold` of the highest values.
 

@@ -10,6 +10,7 @@ result of the method. A finished training is not repeated; a stopped one continu
 command is given again.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for size in args.sizes:
         for guidance, maps in maps_of.items():
             changes = [f"train.image_size=[{size},{size}]", 'cam.labels=["given"]']
-            changes.append(f"cam.types={list(CAM_TYPES)}".replace("'", '"'))
+            changes.append(f"cam.types={json.dumps(CAM_TYPES)}")
             variants = [UNGUIDED] if guidance == "none" else []
             sha = fingerprint(load([*args.config, *variants], [*args.set, *changes]))
             run_dir = out_dir / f"{guidance.replace(' ', '_')}_{size}"

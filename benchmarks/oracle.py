@@ -3,11 +3,13 @@ r"""What saliency and resolution cost: CAMs guided by nothing, by maps, and by t
     python -m benchmarks.oracle --config configs/neu_seg.toml --set data.root=DIR \
         data.eval_split=train --from-dir runs/neu_seg/saliency --sizes 224 336 448
 
-Trains a localiser for each kind of guidance and each image size on the training split, writes all
-CAM types, scores them with given labels and prints a Markdown table. The rows of true masks are a
-bound for what better saliency can bring: their localisers are trained with pixel masks and are no
-result of the method. A finished training is not repeated; a stopped one continues when the same
-command is given again.
+First prints what the grid of patches alone allows: the score of maps that hold the share of each
+patch that each defect covers, for every size and every scale of cam.scales. Then trains a localiser
+for each kind of guidance and each image size on the training split, writes all CAM types, scores
+them with given labels and prints a Markdown table. The rows of true masks are a bound for what
+better saliency can bring: their localisers are trained with pixel masks and are no result of the
+method. A finished training is not repeated; a stopped one continues when the same command is given
+again. --grids-only stops before the trainings.
 """
 
 import json
@@ -15,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.ablation import table, trained_and_scored
@@ -24,6 +29,9 @@ from configs.schema import CAM_TYPES
 from datasets.files import read_truth, write_saliency
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import read_data
+from metrics import GRID, ThresholdSweep
+from models.cam import min_max
+from models.vit import create_vit, whole_patches
 
 GUIDANCE = ("none", "saliency", "true masks")
 UNGUIDED = str(ROOT / "configs/ablation/base.toml")
@@ -36,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--from-dir", type=Path, required=True, metavar="DIR", help="the saliency maps"
     )
     parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PIXELS")
+    parser.add_argument("--grids-only", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
     if not args.out:
@@ -44,7 +53,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(config.data, out_dir / "labels.csv")
     splits = dict.fromkeys(["train", config.data.eval_split])
     records = {r.name: r for split in splits for r in data.split(split)}
-    write_true_masks(list(records.values()), out_dir / "true_masks", len(data.class_names))
+    num_classes = len(data.class_names)
+    patch = create_vit(config.train.backbone, "none", (224, 224)).patch_embed.patch_size
+    sides = sorted({round(size * scale) for size in args.sizes for scale in config.cam.scales})
+    grids = dict.fromkeys(
+        tuple(s // p for s, p in zip(whole_patches((side, side), patch), patch, strict=True))
+        for side in sides
+    )
+    print(grid_table(data.split(config.data.eval_split), list(grids), data.class_names))
+    if args.grids_only:
+        return
+    write_true_masks(list(records.values()), out_dir / "true_masks", num_classes)
     maps_of = dict.fromkeys(GUIDANCE, args.from_dir.resolve())
     maps_of["true masks"] = out_dir.resolve() / "true_masks"
     rows = []
@@ -58,6 +77,49 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = trained_and_scored(run_dir, maps, args, variants, changes, sha)
             rows += [{"variant": f"{guidance}, {size} px", **row} for row in found]
     print(table(rows, config.data.eval_split))
+
+
+def grid_table(
+    records: Sequence[Record], grids: Sequence[tuple[int, int]], class_names: Sequence[str]
+) -> str:
+    """Return a Markdown table of the mIoU and the IoU of each class that each grid allows.
+
+    Args:
+        records: images with masks.
+        grids: (h, w), patches.
+        class_names: K names.
+    """
+    lines = [f"| grid, oracle | mIoU | {' | '.join(class_names)} |"]
+    lines.append("|---" * (len(class_names) + 2) + "|")
+    for height, width in grids:
+        sweep = ThresholdSweep(GRID, len(class_names))
+        for record in tqdm(records, f"{height} x {width}", unit="image", disable=None):
+            truth = read_truth(record, len(class_names))
+            maps = covered_shares(truth, record.classes, (height, width))
+            sweep.update(truth, maps, record.classes)
+        scores = sweep.confusion(sweep.best()).scores()
+        cells = " | ".join(f"{iou:.2f}" for iou in (scores.miou, *scores.iou[1:]))
+        lines.append(f"| {height} x {width} | {cells} |")
+    return "\n".join(lines)
+
+
+def covered_shares(truth: np.ndarray, classes: Sequence[int], grid: tuple[int, int]) -> np.ndarray:
+    """Return what the best localiser on a grid would say: each patch's share of each class.
+
+    Args:
+        truth: (H, W) mask values 0..K; 255 counts as no defect.
+        classes: M classes of the image.
+        grid: (h, w), patches.
+
+    Returns:
+        (M, H, W) in [0, 1], brought to the image's size and normalised as CAMs are.
+    """
+    if not classes:
+        return np.zeros((0, *truth.shape), np.float32)
+    masks = torch.from_numpy(np.stack([truth == k + 1 for k in classes])).float()
+    shares: Tensor = F.adaptive_avg_pool2d(masks[None], grid)
+    shares = F.interpolate(shares, size=truth.shape, mode="bilinear", align_corners=False)
+    return min_max(shares[0]).numpy()
 
 
 def write_true_masks(records: Sequence[Record], folder: Path, num_classes: int) -> None:

@@ -227,6 +227,7 @@ class TrainConfig:
     patch_size: int = 0  # 0 = the backbone's own
     depth: int = 0  # keep only the first blocks; 0 = all
     num_heads: int = 0  # 0 = the backbone's own; the released code ran 8 on 6-head weights
+    split_block: int = 0  # so many first blocks have one class token for all classes; paper: 0
     frozen_blocks: int = 0  # the patch embedding and this many first blocks keep their weights
     image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
     # Side in pixels of random crops of the native image, each brought to image_size. Saliency
@@ -268,8 +269,9 @@ class TrainConfig:
         positive = ("epochs", "batch_size", "accumulate", "lr", "head_lr_scale")
         positive += ("attention_layers", "projection_width", "eval_every")
         _check_positive("train", self, *positive)
-        zero_is_off = ("patch_size", "depth", "num_heads", "frozen_blocks", "max_steps")
-        zero_is_off += ("warmup_epochs", "weight_decay", "min_lr", "clip_norm", "jitter", "seed")
+        zero_is_off = ("patch_size", "depth", "num_heads", "split_block", "frozen_blocks")
+        zero_is_off += ("max_steps", "warmup_epochs", "weight_decay", "min_lr", "clip_norm")
+        zero_is_off += ("jitter", "seed")
         _check_not_negative("train", self, *zero_is_off)
         layer_fits = 0 < self.layer_decay <= 1
         _check(layer_fits, "train.layer_decay", "a number in (0, 1]", self.layer_decay)

@@ -14,7 +14,7 @@ class StacOutput(NamedTuple):
 
     class_logits: Tensor  # (B, K) mean of the class tokens
     patch_logits: Tensor  # (B, K) pooled patch map
-    class_tokens: Tensor  # (L, B, K, D) after each block
+    class_tokens: Tensor  # (L, B, K, D) after each block, see `models.vit.Tokens`
     patch_map: Tensor  # (B, K, h, w) logits
     class_attention: Tensor  # (B, K, h, w) in [0, 1]
     feature_map: Tensor  # (B, K, h, w) logits of the attention features, same head
@@ -122,6 +122,7 @@ def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> S
         num_classes,
         attention_layers=settings["attention_layers"],
         final_norm=settings["final_norm"],
+        split_block=settings.get("split_block", 0),  # likewise
     )
     return Stac(
         encoder,

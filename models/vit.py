@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ MAX_DEPTH = 100  # more blocks than any ViT has
 class Tokens(NamedTuple):
     """What the encoder hands to the heads; C class tokens, L blocks, width D, grid h x w."""
 
-    class_tokens: Tensor  # (L, B, C, D) after each block
+    class_tokens: Tensor  # (L, B, C, D) after each block, those before split_block left out
     patch_tokens: Tensor  # (B, D, h, w) after the last block
     class_attention: Tensor  # (B, C, h, w) in [0, 1], mean over heads and the last n blocks
     attention_output: Tensor  # (B, D, h, w) mean over blocks, projected, before the residual
@@ -36,6 +37,10 @@ class ClassTokenViT(nn.Module):
     The pretrained class token and its position embedding are repeated C times. The position
     embedding of the patches belongs to the grid the ViT was built for and is resampled to that
     of each input; a rotary one (DINOv3) is computed for it.
+
+    The first `split_block` blocks can run on one class token, the mean of the C, as they were
+    pretrained; only then it is repeated, each copy with what its own differs from the mean. Where
+    these blocks are frozen, no gradient passes through them.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class ClassTokenViT(nn.Module):
         *,
         attention_layers: int,
         final_norm: bool = False,
+        split_block: int = 0,
     ):
         """Take over the parts of a ViT.
 
@@ -54,17 +60,21 @@ class ClassTokenViT(nn.Module):
             attention_layers: n, class attention is averaged over the last n blocks.
             final_norm: pass the last tokens through the ViT's last LayerNorm; the paper
                 does not.
+            split_block: first blocks with one class token; the paper's is 0.
         """
         super().__init__()
-        if not 0 < attention_layers <= len(vit.blocks):
+        if not 0 < attention_layers <= len(vit.blocks) - split_block:
+            after = f" after train.split_block = {split_block}" if split_block else ""
             raise ValueError(
-                f"train.attention_layers: expected 1 to {len(vit.blocks)} (the blocks of this "
-                f"backbone), got {attention_layers}."
+                f"train.attention_layers: expected 1 to {len(vit.blocks) - split_block} (the "
+                f"blocks of this backbone{after}), got {attention_layers}."
             )
         self.width = vit.embed_dim
         self.patch_size = vit.patch_embed.patch_size
         self.grid_size = vit.patch_embed.grid_size
         self.attention_layers = attention_layers
+        self.split_block = split_block
+        self.frozen_blocks = 0
         self.patch_embed = vit.patch_embed
         self.norm_pre = vit.norm_pre
         self.blocks = vit.blocks
@@ -90,7 +100,7 @@ class ClassTokenViT(nn.Module):
     def freeze(self, num_blocks: int) -> None:
         """Stop the training of the patch embedding and the first blocks.
 
-        Class tokens still learn: their gradient passes through frozen blocks.
+        Class tokens still learn: their gradient passes through frozen blocks after `split_block`.
 
         Raises:
             ValueError: the backbone has fewer blocks.
@@ -100,6 +110,7 @@ class ClassTokenViT(nn.Module):
                 f"train.frozen_blocks: expected 0 to {len(self.blocks)} (the blocks of this "
                 f"backbone), got {num_blocks}."
             )
+        self.frozen_blocks = num_blocks
         if num_blocks:
             for part in (self.patch_embed, self.norm_pre, self.blocks[:num_blocks]):
                 part.requires_grad_(False)
@@ -113,20 +124,29 @@ class ClassTokenViT(nn.Module):
         Args:
             images: (B, 3, H, W) normalised; H and W whole multiples of the patch.
         """
-        patches, grid = self._embed(images)
-        prefix = self.cls_token + self.pos_embed_cls  # (1, C, D)
-        num_classes = prefix.shape[1]
-        if self.reg_token is not None:
-            prefix = torch.cat([prefix, self.reg_token], dim=1)
-        num_prefix = prefix.shape[1]  # C + R
-        x = torch.cat([prefix.expand(images.shape[0], -1, -1), patches], dim=1)
-        x = self.norm_pre(x)  # (B, C + R + N, D)
-        rotary = None if self.rope is None else self.rope.get_embed(shape=grid)  # (N, 2 d)
+        own = self.cls_token + self.pos_embed_cls  # (1, C, D)
+        num_classes = own.shape[1]
+        fixed = self.training and self.frozen_blocks >= self.split_block > 0
+        with torch.no_grad() if fixed else nullcontext():
+            patches, grid = self._embed(images)
+            shared = own.mean(dim=1, keepdim=True)  # (1, 1, D)
+            prefix = shared if self.split_block else own
+            if self.reg_token is not None:
+                prefix = torch.cat([prefix, self.reg_token], dim=1)
+            x = torch.cat([prefix.expand(images.shape[0], -1, -1), patches], dim=1)
+            x = self.norm_pre(x)  # (B, C or 1 + R + N, D)
+            rotary = None if self.rope is None else self.rope.get_embed(shape=grid)  # (N, 2 d)
+            output_sum = torch.zeros((), device=x.device)
+            for block in self.blocks[: self.split_block]:
+                x, attention_output, _ = _run_block(block, x, 0, rotary)
+                output_sum = output_sum + attention_output[:, prefix.shape[1] :]
+        if self.split_block:
+            x = torch.cat([x[:, :1] + (own - shared), x[:, 1:]], dim=1)
+        num_prefix = x.shape[1] - patches.shape[1]  # C + R
 
         states, attentions = [], []
-        output_sum = torch.zeros((), device=x.device)
         first_attention = len(self.blocks) - self.attention_layers
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks[self.split_block :], self.split_block):
             num_rows = num_classes if index >= first_attention else 0
             x, attention_output, rows = _run_block(block, x, num_rows, rotary)
             states.append(x[:, :num_classes])

@@ -25,6 +25,32 @@ def test_images_without_a_mask_are_refused(tmp_path):
         oracle.write_true_masks(records, tmp_path, 3)
 
 
+def test_a_defect_of_whole_patches_loses_nothing_and_a_thin_one_spreads():
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:4, :4] = 2
+    shares = oracle.covered_shares(truth, (1,), (8, 8))
+    assert shares.shape == (1, 8, 8)
+    assert (shares[0] == (truth == 2)).all()
+    truth[:] = 0
+    truth[0] = 1
+    coarse = oracle.covered_shares(truth, (0,), (2, 2))[0]
+    assert coarse[0].min() > coarse[-1].max()
+    assert coarse[1].min() > 0.5  # a row of pixels cannot be told from the rest of its patches
+    assert oracle.covered_shares(truth, (), (2, 2)).shape == (0, 8, 8)
+
+
+def test_finer_grids_allow_more(tmp_path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[3:9, 5:27] = 1
+    write_mask(tmp_path / "a.png", mask)
+    record = Record("a", tmp_path / "a.jpg", (0,), mask=tmp_path / "a.png")
+    lines = oracle.grid_table([record], [(4, 4), (8, 8), (32, 32)], ["scratch"]).splitlines()
+    scores = [[float(cell) for cell in line.split("|")[2:4]] for line in lines[2:]]
+    assert lines[2].startswith("| 4 x 4 |")
+    assert scores[0][0] < scores[1][0] < scores[2][0] == 100
+    assert scores[0][1] < scores[1][1] < scores[2][1] == 100
+
+
 def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     seen = []
 
@@ -50,6 +76,7 @@ def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     ]
     assert len(list((tmp_path / "run/true_masks").glob("*.png"))) == 8
     lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 2 x 2", "| 3 x 3", "| 5 x 5"]
     cells = [line.split(" | ") for line in lines[-6:]]
     assert cells[0][:3] == ["| none, 32 px", "1", "10.00 ± 0.00"]
     assert cells[5][:3] == ["| true masks, 48 px", "1", "60.00 ± 0.00"]

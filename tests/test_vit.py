@@ -115,6 +115,37 @@ def test_frozen_blocks_keep_their_weights_and_pass_the_gradient_on():
         encoder.freeze(3)
 
 
+def test_class_tokens_part_only_after_the_split():
+    """Blocks before it run as timm runs them, with the mean of the class tokens."""
+    vit = tiny_vit()
+    encoder = ClassTokenViT(vit, 3, attention_layers=1, split_block=1).eval()
+    images = torch.randn(2, 3, *SIZE)
+    with torch.no_grad():
+        apart = torch.tensor([1.0, 0.0, -1.0])[None, :, None]
+        encoder.cls_token += apart
+        x = vit.blocks[0](vit._pos_embed(vit.patch_embed(images)))
+        x = vit.blocks[1](torch.cat([x[:, :1] + apart, x[:, 1:]], dim=1))
+        tokens = encoder(images)
+    torch.testing.assert_close(tokens.class_tokens, x[None, :, :3])
+    torch.testing.assert_close(tokens.patch_tokens.flatten(2).transpose(1, 2), x[:, 3:])
+    assert tokens.class_attention.shape == (2, 3, 3, 5)
+
+
+@pytest.mark.parametrize("backbone", [TINY, "vit_small_patch16_dinov3"])
+def test_frozen_blocks_before_the_split_are_left_out_of_the_gradient(backbone):
+    torch.manual_seed(0)
+    vit = timm.create_model(backbone, num_classes=0, depth=3, img_size=SIZE)
+    encoder = ClassTokenViT(vit, 2, attention_layers=1, split_block=2)
+    encoder.freeze(2)
+    images = torch.randn(2, 3, *SIZE)
+    trained = encoder.train()(images)
+    torch.testing.assert_close(trained, encoder.eval()(images))
+    trained.patch_tokens.square().sum().backward()
+    learning = {name for name, p in encoder.named_parameters() if p.grad is not None}
+    assert {"cls_token", "pos_embed_cls"} <= learning
+    assert {name.split(".")[1] for name in learning if "." in name} == {"2"}
+
+
 def test_tokens_without_final_norm_are_the_last_blocks():
     vit = tiny_vit()
     images = torch.randn(2, 3, *SIZE)
@@ -212,6 +243,8 @@ def test_size_that_is_not_whole_patches_is_refused():
 def test_too_many_attention_layers_are_refused():
     with pytest.raises(ValueError, match="train.attention_layers: expected 1 to 2 .* got 3"):
         ClassTokenViT(tiny_vit(), 3, attention_layers=3)
+    with pytest.raises(ValueError, match="expected 1 to 1 .* after train.split_block = 1.* got 2"):
+        ClassTokenViT(tiny_vit(), 3, attention_layers=2, split_block=1)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from configs.schema import CAM_TYPES
 
 VARIANTS = ("base", "contrast", "saliency", "full")
-RULES = ("auto", "oracle")
+RULES = ("agreement", "oracle")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

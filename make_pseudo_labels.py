@@ -8,7 +8,9 @@ written, pseudo_labels/meta.json. A stopped call goes on where it was when it is
 Thresholds come from the refined maps of the training split, without a mask. By
 pseudo_label.threshold_rule they are, for each class, the one whose seeds agree best with the
 saliency maps ("agreement") or the one that splits its values best ("class", Otsu's method); that
-of all classes together ("auto"); or pseudo_label.threshold ("fixed").
+of all classes together ("auto"); or pseudo_label.threshold ("fixed"). Where CAMs are weighted by
+saliency, meta.json also has thresholds of the CAMs alone (agreement), for new images, which have
+no saliency map.
 """
 
 import dataclasses
@@ -87,6 +89,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     listed = ", ".join(f"{n} {t:.3f}" for n, t in zip(data.class_names, thresholds, strict=True))
     print(f"thresholds ({config.pseudo_label.threshold_rule}): {listed}")
     meta = {**dataclasses.asdict(config.pseudo_label), "thresholds": thresholds}
+    if config.pseudo_label.saliency_weight:
+        plain = dataclasses.replace(
+            config.pseudo_label, saliency_weight=0.0, threshold_rule="agreement"
+        )
+        cam_maker = MapMaker(plain, out_dir, num_classes, device)
+        meta["cam_thresholds"] = choose_thresholds(plain, data.split("train"), cam_maker)
     since = begin(mask_dir / "begun.json", meta)
     for split in splits:
         records, summary = data.split(split), Summary()

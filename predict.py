@@ -6,7 +6,7 @@
 Takes pictures, folders (with all below them) and quoted patterns. The segmentation network of the
 run makes the masks and the localiser the scores of the classes. With one of them alone, it does
 both: scores are then the highest probability of a pixel, and masks the refined CAMs of the classes
-that the localiser sees, cut at the thresholds of the run's pseudo labels.
+that the localiser sees, cut at the thresholds that make_pseudo_labels.py found for them.
 
 writes TO/masks/<name>.png (mask values, VOC palette), TO/overlays/<name>.jpg, TO/json/<name>.json
 (scores, areas, objects with box and contours) and TO/summary.csv; with --format coco also

@@ -53,7 +53,9 @@ def load_trained(run: Path, tile: int | None = None) -> tuple[Trained | None, Tr
 
 
 def run_thresholds(run: Path, trained: Trained) -> list[float]:
-    """Return the thresholds of the run's pseudo labels, or the one of the config for all classes.
+    """Return the thresholds of the run's refined CAMs, found with its pseudo labels.
+
+    Without pseudo labels they are the one of the config for all classes.
 
     Raises:
         ValueError: the file that has them names another number of them.
@@ -62,7 +64,8 @@ def run_thresholds(run: Path, trained: Trained) -> list[float]:
     path = run / "pseudo_labels/meta.json"
     if not path.is_file():
         return [trained.config.pseudo_label.threshold] * num_classes
-    thresholds = json.loads(path.read_text(encoding="utf-8")).get("thresholds", [])
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    thresholds = meta.get("cam_thresholds", meta.get("thresholds", []))
     if len(thresholds) != num_classes:
         raise ValueError(
             f"{path}: expected thresholds of {num_classes} classes, got {len(thresholds)}. "

@@ -20,7 +20,7 @@ def rows(variant: str, *values: float) -> list[dict]:
 def test_table_shows_mean_and_sample_deviation_over_seeds():
     # 40, 42, 47: mean 43, deviation sqrt((9 + 1 + 16) / 2) = 3.61
     lines = ablation.table([*rows("base", 40, 42, 47), *rows("full", 50)], "test").splitlines()
-    assert lines[0].startswith("| mIoU, test | runs | patchcam, auto | patchcam, oracle | ")
+    assert lines[0].startswith("| mIoU, test | runs | patchcam, agreement | patchcam, oracle | ")
     assert lines[2].split(" | ")[:3] == ["| base", "3", "43.00 ± 3.61"]
     assert lines[3].split(" | ")[:3] == ["| full", "1", "50.00 ± 0.00"]
     assert len({line.count("|") for line in lines}) == 1

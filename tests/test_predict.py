@@ -148,6 +148,10 @@ def test_a_localiser_alone_cuts_at_the_thresholds_of_the_pseudo_labels(run, phot
         seen = [n for n, score in page["class_scores"].items() if score >= 0.3]
         assert {one["class"] for one in page["objects"]} <= set(seen)
     assert areas[0] > areas[1]
+    both = {"thresholds": [0.9] * 3, "cam_thresholds": [0.2] * 3}  # of maps with saliency; without
+    (part / "pseudo_labels/meta.json").write_text(json.dumps(both))
+    page = found_in(part, tmp_path / "both", photos / "a.png")["a"]
+    assert sum(page["areas_px"].values()) == areas[0]
     given = found_in(part, tmp_path / "given", photos / "a.png", flags=("--threshold", "0.2"))
     assert sum(given["a"]["areas_px"].values()) == areas[0]
 

@@ -337,3 +337,15 @@ def test_help_names_every_flag(capsys):
         make_pseudo_labels.main(["--help"])
     printed = capsys.readouterr().out
     assert all(flag in printed for flag in ("--config", "--out", "--set", "--device", "--split"))
+
+
+def test_maps_weighted_by_saliency_do_not_hide_the_thresholds_of_the_cams(run, tmp_path):
+    for name in LABELS:
+        values = cam_of(LABELS[name]).cam.max(axis=0, initial=0.125)
+        write_saliency(tmp_path / f"run/saliency/{name}.png", np.where(values > 0.5, 0.25, 0))
+
+    make_pseudo_labels.main([*run, "pseudo_label.saliency_weight=0.5"])
+
+    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
+    assert meta["thresholds"] == pytest.approx([0.5 / 255] * 3)  # all but the maps' zeros
+    assert meta["cam_thresholds"] == pytest.approx([32.5 / 255] * 3)  # the lowest above .125

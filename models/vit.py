@@ -126,10 +126,10 @@ class ClassTokenViT(nn.Module):
         """
         own = self.cls_token + self.pos_embed_cls  # (1, C, D)
         num_classes = own.shape[1]
+        shared = own.mean(dim=1, keepdim=True)  # (1, 1, D)
         fixed = self.training and self.frozen_blocks >= self.split_block > 0
         with torch.no_grad() if fixed else nullcontext():
             patches, grid = self._embed(images)
-            shared = own.mean(dim=1, keepdim=True)  # (1, 1, D)
             prefix = shared if self.split_block else own
             if self.reg_token is not None:
                 prefix = torch.cat([prefix, self.reg_token], dim=1)

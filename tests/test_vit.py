@@ -140,10 +140,14 @@ def test_frozen_blocks_before_the_split_are_left_out_of_the_gradient(backbone):
     images = torch.randn(2, 3, *SIZE)
     trained = encoder.train()(images)
     torch.testing.assert_close(trained, encoder.eval()(images))
-    trained.patch_tokens.square().sum().backward()
+    (trained.patch_tokens.square().sum() + trained.class_tokens[:, :, 0].sum()).backward()
     learning = {name for name, p in encoder.named_parameters() if p.grad is not None}
     assert {"cls_token", "pos_embed_cls"} <= learning
     assert {name.split(".")[1] for name in learning if "." in name} == {"2"}
+    # What frozen blocks are given has no gradient, so it is not pulled away from the pretrained.
+    together = encoder.cls_token.grad.sum(dim=1)
+    torch.testing.assert_close(together, torch.zeros_like(together), atol=1e-4, rtol=0)
+    assert encoder.cls_token.grad.abs().max() > 1e-2
 
 
 def test_tokens_without_final_norm_are_the_last_blocks():

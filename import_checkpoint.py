@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     class_names = list(read_data(config.data, out_dir / "labels.csv").class_names)
     state = read_state_dict(args.file, "--file")
     weights, found = convert_released(state, len(class_names), str(args.file))
-    train = dataclasses.replace(config.train, **found, num_heads=args.heads)
+    found |= {"num_heads": args.heads, "head_padding": "zeros"}
+    train = dataclasses.replace(config.train, **found)
     mean, std = normalisation(train.backbone)
     content = {
         "model": weights,

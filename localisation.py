@@ -149,12 +149,20 @@ def scale_transforms(
     model: Stac, checkpoint: dict[str, Any], scales: Sequence[float]
 ) -> list[Transform]:
     """Return the evaluation presets of a checkpoint's model, one per scale of its image size."""
-    height, width = checkpoint["config"]["train"]["image_size"]
-    sizes = [(round(height * scale), round(width * scale)) for scale in scales]
-    patch = model.encoder.patch_size
+    size = checkpoint["config"]["train"]["image_size"]
     return [
-        eval_transform(whole_patches(size, patch), checkpoint["mean"], checkpoint["std"])
-        for size in sizes
+        eval_transform(scaled, checkpoint["mean"], checkpoint["std"])
+        for scaled in scaled_sizes(size, scales, model.encoder.patch_size)
+    ]
+
+
+def scaled_sizes(
+    size: Sequence[int], scales: Sequence[float], patch_size: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Return (H, W) at each scale, in whole patches."""
+    height, width = size
+    return [
+        whole_patches((round(height * scale), round(width * scale)), patch_size) for scale in scales
     ]
 
 

@@ -29,9 +29,10 @@ from configs.schema import CAM_TYPES
 from datasets.files import read_truth, write_saliency
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import read_data
+from localisation import scaled_sizes
 from metrics import GRID, ThresholdSweep
 from models.cam import min_max
-from models.vit import create_vit, whole_patches
+from models.vit import create_vit
 
 GUIDANCE = ("none", "saliency", "true masks")
 UNGUIDED = str(ROOT / "configs/ablation/base.toml")
@@ -55,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = {r.name: r for split in splits for r in data.split(split)}
     num_classes = len(data.class_names)
     patch = create_vit(config.train.backbone, "none", (224, 224)).patch_embed.patch_size
-    sides = sorted({round(size * scale) for size in args.sizes for scale in config.cam.scales})
-    grids = dict.fromkeys(
-        tuple(s // p for s, p in zip(whole_patches((side, side), patch), patch, strict=True))
-        for side in sides
-    )
-    print(grid_table(data.split(config.data.eval_split), list(grids), data.class_names))
+    sizes = {
+        scaled
+        for side in args.sizes
+        for scaled in scaled_sizes((side, side), config.cam.scales, patch)
+    }
+    grids = [(height // patch[0], width // patch[1]) for height, width in sorted(sizes)]
+    print(grid_table(data.split(config.data.eval_split), grids, data.class_names))
     if args.grids_only:
         return
     write_true_masks(list(records.values()), out_dir / "true_masks", num_classes)

@@ -31,6 +31,7 @@ class Stac(nn.Module):
         projection_width: int = 256,
         pooling_decay: float = POOLING_DECAY,
         scale_pooling: bool = True,
+        head_padding: str = "replicate",
     ):
         """Put the heads on an encoder.
 
@@ -40,14 +41,17 @@ class Stac(nn.Module):
             projection_width: E, channels of the pixel embedding.
             pooling_decay: see `models.cam.pool_patches`.
             scale_pooling: likewise.
+            head_padding: of the 3 x 3 convolutions, as `torch.nn.Conv2d` names it; the paper's
+                is zeros.
         """
         super().__init__()
         self.encoder = encoder
         self.pooling_decay = pooling_decay
         self.scale_pooling = scale_pooling
-        self.head = nn.Conv2d(encoder.width, num_classes, 3, padding=1)
+        border = {"padding": 1, "padding_mode": head_padding}
+        self.head = nn.Conv2d(encoder.width, num_classes, 3, **border)
         self.projection = nn.Sequential(
-            nn.Conv2d(encoder.width, projection_width, 3, padding=1),
+            nn.Conv2d(encoder.width, projection_width, 3, **border),
             nn.BatchNorm2d(projection_width),
             nn.ReLU(inplace=True),
             nn.Conv2d(projection_width, projection_width, 1),
@@ -130,6 +134,7 @@ def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> S
         settings["projection_width"],
         settings["pooling_decay"],
         settings["scale_pooling"],
+        settings.get("head_padding", "zeros"),  # likewise
     )
 
 

@@ -63,6 +63,11 @@ class ClassTokenViT(nn.Module):
             split_block: first blocks with one class token; the paper's is 0.
         """
         super().__init__()
+        if not 0 <= split_block < len(vit.blocks):
+            raise ValueError(
+                f"train.split_block: expected 0 to {len(vit.blocks) - 1} (this backbone has "
+                f"{len(vit.blocks)} blocks), got {split_block}."
+            )
         if not 0 < attention_layers <= len(vit.blocks) - split_block:
             after = f" after train.split_block = {split_block}" if split_block else ""
             raise ValueError(

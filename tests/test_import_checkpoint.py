@@ -18,6 +18,7 @@ def released_model(num_classes: int = 3) -> Stac:
     config = load("configs/sample.toml", ["train.num_heads=8", "train.image_size=[64,64]"])
     torch.manual_seed(0)
     settings = to_dict(config)["train"] | {"patch_size": 16, "depth": 2, "scale_pooling": False}
+    settings["head_padding"] = "zeros"
     model = build_stac(settings, num_classes, "none").eval()
     torch.nn.init.normal_(model.encoder.cls_token)
     return model

@@ -61,6 +61,17 @@ def test_output_shapes_and_types():
     assert all(value.dtype == torch.float32 for value in output)
 
 
+@pytest.mark.parametrize(("padding", "level"), [("replicate", True), ("zeros", False)])
+def test_heads_see_the_patch_itself_past_the_border(padding, level):
+    """Of tokens alike everywhere, which replicated padding alone makes a level map."""
+    torch.manual_seed(0)
+    model = build_stac(settings(head_padding=padding), 2, "none").eval()
+    tokens = torch.randn(1, 192, 1, 1).expand(1, 192, 3, 5)
+    for head in (model.head, model.projection):
+        maps = head(tokens)
+        assert torch.allclose(maps, maps[..., 1:2, 2:3].expand_as(maps), atol=1e-5) == level
+
+
 def test_every_parameter_gets_a_gradient(tmp_path):
     torch.manual_seed(0)
     model = build_stac(settings(drop_path=0.0), 3, "none").train()

@@ -249,6 +249,8 @@ def test_too_many_attention_layers_are_refused():
         ClassTokenViT(tiny_vit(), 3, attention_layers=3)
     with pytest.raises(ValueError, match="expected 1 to 1 .* after train.split_block = 1.* got 2"):
         ClassTokenViT(tiny_vit(), 3, attention_layers=2, split_block=1)
+    with pytest.raises(ValueError, match="train.split_block: expected 0 to 1 .* got 2"):
+        ClassTokenViT(tiny_vit(), 3, attention_layers=1, split_block=2)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def _check_tiles(section: str, tile: int, overlap: float) -> None:
 SOURCES = ("sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv")
 SPLITS = ("train", "val", "test")
 CAM_TYPES = ("patchcam", "attention", "fused")
-PADDINGS = ("replicate", "zeros")
+PADDINGS = ("zeros", "replicate")
 TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
 LABEL_ORIGINS = ("given", "predicted")
 SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
@@ -253,9 +253,9 @@ class TrainConfig:
     scale_pooling: bool = True  # its window as a share of the grid; paper: no
     attention_layers: int = 3  # last n blocks averaged into the class attention
     projection_width: int = 256  # channels of the pixel embedding
-    # What the heads' 3x3 convolutions see past the border; zeros (paper) lift a map whose logits
-    # are negative there, or lower it.
-    head_padding: str = "replicate"
+    # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
+    # of a map whose logits are negative there, or replicate, the border itself.
+    head_padding: str = "zeros"
     balance: bool = False  # list defective images until the defect-free do not outnumber them
     flip: bool = True  # horizontal and vertical flips
     rotate: bool = False  # rotations by 90 degrees (square image_size only)

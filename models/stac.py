@@ -31,7 +31,7 @@ class Stac(nn.Module):
         projection_width: int = 256,
         pooling_decay: float = POOLING_DECAY,
         scale_pooling: bool = True,
-        head_padding: str = "replicate",
+        head_padding: str = "zeros",
     ):
         """Put the heads on an encoder.
 

@@ -10,7 +10,7 @@ from configs import load, to_dict
 from models.checkpoint import load_checkpoint
 from models.stac import Stac, build_stac, stac_from_checkpoint
 
-OVERRIDES = ["data.sample_train=4", "data.sample_test=2"]
+OVERRIDES = ["data.sample_train=4", "data.sample_test=2", "train.head_padding=replicate"]
 
 
 def released_model(num_classes: int = 3) -> Stac:

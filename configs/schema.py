@@ -229,9 +229,6 @@ class TrainConfig:
     depth: int = 0  # keep only the first blocks; 0 = all
     num_heads: int = 0  # 0 = the backbone's own; the released code ran 8 on 6-head weights
     split_block: int = 0  # so many first blocks have one class token for all classes; paper: 0
-    # Standard deviation of random offsets that tell the class tokens apart from the first step on;
-    # paper: 0, all copies of one token.
-    token_noise: float = 0.0
     frozen_blocks: int = 0  # the patch embedding and this many first blocks keep their weights
     image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
     # Side in pixels of random crops of the native image, each brought to image_size. Saliency
@@ -279,7 +276,7 @@ class TrainConfig:
         _check_positive("train", self, *positive)
         zero_is_off = ("patch_size", "depth", "num_heads", "split_block", "frozen_blocks")
         zero_is_off += ("max_steps", "warmup_epochs", "weight_decay", "min_lr", "clip_norm")
-        zero_is_off += ("jitter", "seed", "token_noise")
+        zero_is_off += ("jitter", "seed")
         _check_not_negative("train", self, *zero_is_off)
         layer_fits = 0 < self.layer_decay <= 1
         _check(layer_fits, "train.layer_decay", "a number in (0, 1]", self.layer_decay)

@@ -64,9 +64,10 @@ class Stac(nn.Module):
     def lr_scale(self, name: str, head_lr_scale: float, layer_decay: float) -> float:
         """Return the factor of a parameter's learning rate.
 
-        Heads and class tokens are new and take `head_lr_scale`; it parts class tokens sooner that
-        start as copies of one, where the class-token contrast has no gradient. Each block learns at
-        `layer_decay` times the rate of the next one, the patch embedding before the first.
+        Heads and class tokens are new and take `head_lr_scale`. Class tokens start as copies of one
+        token, where the class-token contrast has no gradient; at the rate of the heads the labels
+        soon tell them apart. Each block learns at `layer_decay` times the rate of the next one,
+        the patch embedding before the first.
 
         Args:
             name: of a parameter of this model.
@@ -126,7 +127,6 @@ def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> S
         attention_layers=settings["attention_layers"],
         final_norm=settings["final_norm"],
         split_block=settings.get("split_block", 0),  # likewise
-        token_noise=settings.get("token_noise", 0.0),  # likewise
     )
     return Stac(
         encoder,

@@ -34,9 +34,9 @@ class Tokens(NamedTuple):
 class ClassTokenViT(nn.Module):
     """Runs the blocks of a timm ViT on C class tokens, its register tokens and the patch tokens.
 
-    The pretrained class token and its position embedding are repeated C times; `token_noise` tells
-    the copies apart. The position embedding of the patches belongs to the grid the ViT was built
-    for and is resampled to that of each input; a rotary one (DINOv3) is computed for it.
+    The pretrained class token and its position embedding are repeated C times. The position
+    embedding of the patches belongs to the grid the ViT was built for and is resampled to that
+    of each input; a rotary one (DINOv3) is computed for it.
 
     The first `split_block` blocks can run on one class token, the mean of the C, as they were
     pretrained; only then it is repeated, each copy with what its own differs from the mean. Where
@@ -51,7 +51,6 @@ class ClassTokenViT(nn.Module):
         attention_layers: int,
         final_norm: bool = False,
         split_block: int = 0,
-        token_noise: float = 0.0,
     ):
         """Take over the parts of a ViT.
 
@@ -62,9 +61,6 @@ class ClassTokenViT(nn.Module):
             final_norm: pass the last tokens through the ViT's last LayerNorm; the paper
                 does not.
             split_block: first blocks with one class token; the paper's is 0.
-            token_noise: standard deviation of random offsets of the class tokens, which leave
-                their mean as it was; the paper's is 0. The class-token contrast has no gradient
-                where all tokens are the same.
         """
         super().__init__()
         if not 0 <= split_block < len(vit.blocks):
@@ -89,11 +85,7 @@ class ClassTokenViT(nn.Module):
         self.blocks = vit.blocks
         self.norm = vit.norm if final_norm else nn.Identity()
         class_token, registers, patch_position = _positions(vit)
-        cls_token = vit.cls_token.detach().repeat(1, num_class_tokens, 1)
-        if token_noise:
-            noise = token_noise * torch.randn_like(cls_token)
-            cls_token += noise - noise.mean(dim=1, keepdim=True)
-        self.cls_token = nn.Parameter(cls_token)
+        self.cls_token = nn.Parameter(vit.cls_token.detach().repeat(1, num_class_tokens, 1))
         self.pos_embed_cls = nn.Parameter(class_token.repeat(1, num_class_tokens, 1))
         self.reg_token = _parameter(registers)
         self.pos_embed_pat = _parameter(patch_position)

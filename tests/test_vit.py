@@ -131,16 +131,6 @@ def test_class_tokens_part_only_after_the_split():
     assert tokens.class_attention.shape == (2, 3, 3, 5)
 
 
-def test_noise_tells_class_tokens_apart_and_keeps_their_mean():
-    torch.manual_seed(0)
-    vit = tiny_vit()
-    tokens = ClassTokenViT(vit, 5, attention_layers=1, token_noise=0.1).cls_token
-    torch.testing.assert_close(tokens.mean(dim=1, keepdim=True), vit.cls_token)
-    assert (tokens - vit.cls_token).std().item() == pytest.approx(0.1 * 0.8**0.5, rel=0.1)
-    copies = ClassTokenViT(vit, 5, attention_layers=1).cls_token
-    assert torch.equal(copies, vit.cls_token.expand_as(copies))
-
-
 @pytest.mark.parametrize("backbone", [TINY, "vit_small_patch16_dinov3"])
 def test_frozen_blocks_before_the_split_are_left_out_of_the_gradient(backbone):
     torch.manual_seed(0)

@@ -65,8 +65,8 @@ class Stac(nn.Module):
         """Return the factor of a parameter's learning rate.
 
         Heads and class tokens are new and take `head_lr_scale`. Class tokens start as copies of one
-        token, where the class-token contrast has no gradient; at the rate of the heads the labels
-        soon tell them apart. Each block learns at `layer_decay` times the rate of the next one,
+        token, where the class-token contrast has no gradient; the higher their rate, the sooner the
+        labels tell them apart. Each block learns at `layer_decay` times the rate of the next one,
         the patch embedding before the first.
 
         Args:

@@ -157,10 +157,14 @@ def _inspect(
     num_classes: int,
     threshold: float | tuple[float, ...] | None,
 ) -> InspectionScores:
-    """Count masks, or maps cut at a threshold, once more for the scores of `--detailed`."""
+    """Count masks, or maps cut at a threshold, once more for the scores of `--detailed`.
+
+    Labels decide what is cut out of a map. Scores without a threshold are taken from what knows no
+    label, as far as there is such: the saliency map as it is, and the localiser's image scores.
+    """
     counted = InspectionScores(num_classes)
     for record, path in zip(tqdm(records, "details", disable=None), paths, strict=True):
-        truth, score_map = read_truth(record, num_classes), None
+        truth, score_map, image_score = read_truth(record, num_classes), None, None
         if threshold is None:
             mask = read_mask(path, num_classes)
         else:
@@ -170,9 +174,13 @@ def _inspect(
             if isinstance(threshold, tuple):
                 maps, cut = levelled(maps, [threshold[k] for k in classes]), 0.5
             mask = seed_mask(maps, classes, cut)
-            score_map = maps.max(axis=0, initial=0)
+            if path.suffix in PICTURE_SUFFIXES:
+                score_map = read_saliency(path)
+            else:
+                score_map = maps.max(axis=0, initial=0)
+                image_score = float(read_cam(path).scores.max())
         try:
-            counted.update(truth, mask, score_map)
+            counted.update(truth, mask, score_map, image_score)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return counted
@@ -185,8 +193,8 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
     data = read_data(config.data, out_dir / "labels.csv")
     unfair = _unfair(out_dir, config, kind)
     records = [r for r in data.split(split) if r.mask is not None and r.name not in unfair]
-    if unfair:
-        print(f"{len(unfair)} images that the saliency maps were learnt from are not scored.")
+    if learnt_from := sum(record.name in unfair for record in data.split(split)):
+        print(f"{learnt_from} images that the saliency maps were learnt from are not scored.")
     if not records:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
         # So that --table can tell "no masks" from "not scored yet".
@@ -243,6 +251,8 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
         found = _inspect(records, paths, num_classes, judged[0].threshold).scores(
             args.bootstrap or ROUNDS
         )
+        if labels == "given":
+            found["false_alarms"] = None  # given to be defect-free, such an image is left empty
         rule = f", threshold {judged[0].rule}" if judged[0].threshold is not None else ""
         print(f"in detail{rule}:")
         _print_lines(detailed_lines(found, data.class_names))

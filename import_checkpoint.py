@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = read_state_dict(args.file, "--file")
     weights, found = convert_released(state, len(class_names), str(args.file))
     found |= {"num_heads": args.heads, "head_padding": "zeros"}
+    found |= {"split_block": 0, "final_norm": False}  # of the released code, whatever the config
     train = dataclasses.replace(config.train, **found)
     mean, std = normalisation(train.backbone)
     content = {

@@ -33,7 +33,11 @@ class InspectionScores:
         self._image_scores: list[tuple[bool, float]] = []
 
     def update(
-        self, truth: np.ndarray, prediction: np.ndarray, score_map: np.ndarray | None = None
+        self,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+        score_map: np.ndarray | None = None,
+        image_score: float | None = None,
     ) -> None:
         """Count one image.
 
@@ -42,6 +46,7 @@ class InspectionScores:
             prediction: (H, W) mask values; 255 counts as background.
             score_map: (H, W) in [0, 1], how far each pixel looks like any defect; None where
                 only masks are there.
+            image_score: how far the image does; None for the highest value of the map.
 
         Raises:
             ValueError: sizes differ or a value is out of range.
@@ -59,15 +64,18 @@ class InspectionScores:
             found = (prediction != BACKGROUND).astype(np.uint8)
             self._alarms.append(cv2.connectedComponents(found, connectivity=8)[0] - 1)
         if score_map is not None:
-            self._count_map(score_map, defect, known)
+            score = float(score_map.max()) if image_score is None else image_score
+            self._count_map(score_map, score, defect, known)
 
-    def _count_map(self, score_map: np.ndarray, defect: np.ndarray, known: np.ndarray) -> None:
+    def _count_map(
+        self, score_map: np.ndarray, score: float, defect: np.ndarray, known: np.ndarray
+    ) -> None:
         if score_map.shape != defect.shape:
             raise ValueError(f"expected a map of {defect.shape}, got {score_map.shape}.")
         if not (score_map.min() >= 0 and score_map.max() <= 1):  # NaN too
             raise ValueError("expected map values in [0, 1]. Make the map anew.")
         levels = np.rint(score_map * (NUM_LEVELS - 1)).astype(np.int64)
-        self._image_scores.append((bool(defect.any()), float(score_map.max())))
+        self._image_scores.append((bool(defect.any()), score))
         for row, pixels in enumerate((known & ~defect, defect)):
             self._levels[row] += np.bincount(levels[pixels], minlength=NUM_LEVELS)
         count, regions = cv2.connectedComponents(defect.astype(np.uint8), connectivity=8)
@@ -83,7 +91,7 @@ class InspectionScores:
             pixel_accuracy; dice and boundary_f1, a list with one entry per class (dice with the
             background first); false_alarms, regions per defect-free image; miou_interval, (low,
             high) of 95 % of `rounds` sets of as many images, drawn with repetition; and of maps
-            pixel_auroc, aupro, max_f1 of pixels, image_auroc by each map's highest value.
+            pixel_auroc, aupro, max_f1 of pixels, image_auroc of the image scores.
         """
         confusions = np.stack(self._confusions)
         total = confusions.sum(axis=0)

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from configs import CamConfig
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.files import Cam, write_cam
-from datasets.record import Record
-from datasets.sources import Data, read_data
+from datasets.sources import read_data
 from localisation import localise_tiles, localise_whole, native_cam, scale_transforms
 from models.checkpoint import check_classes, load_checkpoint
 from models.device import amp_dtype, select_device
@@ -30,13 +29,13 @@ from models.stac import stac_from_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the CAMs of the training split and the evaluation split."""
+    """Write the CAMs of what is trained on, validated on and scored."""
     parser = stage_parser(__doc__)
     parser.add_argument(
         "--split",
         nargs="+",
         metavar="SPLIT",
-        help="train, val or test (default: train and data.eval_split)",
+        help="train, val or test (default: train, val and data.eval_split)",
     )
     parser.add_argument(
         "--checkpoint",
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(config.data, out_dir / "labels.csv")
     check_classes(checkpoint, data.class_names, checkpoint_path)
     model = stac_from_checkpoint(checkpoint).to(device)
-    records = records_of(data, args.split or ["train", config.data.eval_split])
+    records = data.records(args.split or data.default_splits(config.data.eval_split))
     save_config(config, out_dir)
     folders = cam_folders(config.cam)
     for folder in folders:
@@ -102,11 +101,6 @@ def cam_folders(cam: CamConfig) -> dict[str, tuple[str, str]]:
                 labels,
             )
     return folders
-
-
-def records_of(data: Data, splits: Sequence[str]) -> list[Record]:
-    """Return the records of several splits, each record once."""
-    return list({record.name: record for split in splits for record in data.split(split)}.values())
 
 
 if __name__ == "__main__":

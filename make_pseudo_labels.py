@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--split",
         nargs="+",
         metavar="SPLIT",
-        help="train, val or test (default: train, and data.eval_split if its CAMs are there); "
+        help="train, val or test (default: train, val and, if their CAMs are there, test); "
         "thresholds always come from train",
     )
     args = parser.parse_args(argv)
@@ -324,11 +324,11 @@ def read_cam_of(record: Record, cam_dir: Path, num_classes: int) -> Cam:
 
 
 def default_splits(data: Data, eval_split: str, cam_dir: Path) -> list[str]:
-    """Return train, and the evaluation split if a CAM of it is there."""
-    evaluated = data.splits.get(eval_split, ())
-    there = any((cam_dir / f"{record.name}.npz").is_file() for record in evaluated)
-    # The images of val and fit are among those of train.
-    return ["train", eval_split] if there and eval_split == "test" else ["train"]
+    """Return the splits of the maps; test, which nothing is trained on, only with CAMs of it."""
+    splits = data.default_splits(eval_split)
+    tested = data.splits.get("test", ())
+    there = any((cam_dir / f"{record.name}.npz").is_file() for record in tested)
+    return [split for split in splits if split != "test" or there]
 
 
 def require_cams(records: Sequence[Record], cam_dir: Path) -> None:

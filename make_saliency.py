@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = dataclasses.replace(config, saliency=external)
     save_config(config, out_dir)
     data = read_data(config.data, out_dir / "labels.csv")
-    splits = args.split or ["train", config.data.eval_split]
-    records = list({r.name: r for split in splits for r in data.split(split)}.values())
+    splits = args.split or data.default_splits(config.data.eval_split)
+    records = data.records(splits)
     empty = config.saliency.empty_defect_free
     device = select_device(args.device)
     generator = fuse.make_generator(config.saliency, data, records, device)
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split",
         nargs="+",
         choices=("train", "fit", "val", "test"),
-        help="splits to write maps for (default: train and data.eval_split)",
+        help="splits to write maps for (default: train, val and data.eval_split)",
     )
     parser.add_argument(
         "--from-dir",

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_batches = batches_of(len(fit), train.batch_size)
     steps_per_epoch = batches_of(num_batches, train.accumulate)
     num_steps = min(train.epochs * steps_per_epoch, train.max_steps or 10**9)
-    warmup_steps = round(train.warmup_epochs * steps_per_epoch)
+    warmup_steps = min(round(train.warmup_epochs * steps_per_epoch), num_steps // 2)
     peak_lr = train.lr * train.batch_size * train.accumulate / LR_BATCH
     groups = parameter_groups(
         model,
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = {"config": to_dict(config), "class_names": list(data.class_names)}
     facts |= {"mean": list(mean), "std": list(std)}
 
-    writer = SummaryWriter(stac_dir / "tensorboard", purge_step=state["epoch"])
+    writer = SummaryWriter(stac_dir / "tensorboard", purge_step=state["epoch"] + 1)
     bar = tqdm(total=num_steps, initial=state["step"], disable=None, dynamic_ncols=True)
     while state["step"] < num_steps:
         epoch, started = state["epoch"], time.monotonic()
@@ -156,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             state["best_loss"] = min(state["best_loss"], line["val"]["total"])
         line["seconds"] = round(time.monotonic() - started, 1)
         content = facts | training_state(model, optimizer, scaler, state, average)
-        save_checkpoint(stac_dir / "checkpoint.pt", content)
-        if is_best:
+        if is_best:  # first, as a resume from checkpoint.pt takes best_loss for written
             save_checkpoint(stac_dir / "best.pt", content)
+        save_checkpoint(stac_dir / "checkpoint.pt", content)
         _log(line, num_steps, stac_dir / "log.jsonl", writer)
     bar.close()
     writer.close()

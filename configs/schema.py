@@ -244,7 +244,7 @@ class TrainConfig:
     layer_decay: float = 1.0  # each block learns at this share of the rate of the next one
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     min_lr: float = 1e-6  # not scaled: first and last rate of the schedule
-    warmup_epochs: float = 5.0
+    warmup_epochs: float = 5.0  # at most half of the steps
     weight_decay: float = 0.05
     clip_norm: float = 5.0  # gradient norm; 0 = off
     drop_path: float = 0.1
@@ -256,7 +256,7 @@ class TrainConfig:
     # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
     # of a map whose logits are negative there, or replicate, the border itself.
     head_padding: str = "zeros"
-    balance: bool = False  # list defective images until the defect-free do not outnumber them
+    balance: bool = False  # list defective images until there are about as many as defect-free
     flip: bool = True  # horizontal and vertical flips
     rotate: bool = False  # rotations by 90 degrees (square image_size only)
     jitter: float = 0.3  # brightness and contrast

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.files import read_image, read_mode, read_truth
-from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
 
 STOPS_TRAINING = "stops training"
@@ -100,7 +100,7 @@ def _check_mask(
 ) -> tuple[dict[int, float] | None, list[Problem]]:
     """Return the area of each class in a mask, None if it cannot be scored, and its problems."""
     # The grey mask of a defect-free image names no class; the first one shows whether it is empty.
-    free_grey = record.mask_level is not None and not record.classes
+    free_grey = record.mask_level not in (None, NO_DEFECT) and not record.classes
     shown = replace(record, classes=(0,)) if free_grey else record
     try:
         truth = read_truth(shown, num_classes=IGNORE - 1)  # with all values, to name the unknown

@@ -68,6 +68,24 @@ class Data:
             )
         return self.splits[name]
 
+    def records(self, splits: Sequence[str]) -> list[Record]:
+        """Return the records of several splits, each record once; errors as of `split`."""
+        return list({r.name: r for name in splits for r in self.split(name)}.values())
+
+    def default_splits(self, eval_split: str) -> list[str]:
+        """Return the splits that maps are made for: train, and what lies outside it.
+
+        That is the evaluation split, and a validation split of the data set's own; one held out of
+        train is part of it.
+
+        Raises:
+            ValueError: no such evaluation split.
+        """
+        trained = {record.name for record in self.split("train")}
+        others = {"val": self.splits.get("val", ()), eval_split: self.split(eval_split)}
+        outside = (name for name, rs in others.items() if any(r.name not in trained for r in rs))
+        return ["train", *outside]
+
 
 def read_data(settings: DataSettings, labels_path: Path) -> Data:
     """Read the records of a data set.

@@ -119,7 +119,7 @@ def with_saliency(records: Sequence[Record], saliency_dir: Path) -> list[Record]
 
 
 def balance(records: Sequence[Record]) -> list[Record]:
-    """List defective images so often that defect-free ones do not outnumber them.
+    """List defective images so many times that there are about as many as defect-free ones.
 
     Among many empty images a network learns that nothing is a defect: on MTD, where three of four
     images are defect-free, refined saliency kept nothing and the localiser stayed at chance.

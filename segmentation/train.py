@@ -9,6 +9,7 @@ images held out of the training split; no pixel mask is opened.
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from tqdm import tqdm
 from configs import Config, SegmentationConfig, refuse_other_settings, to_dict
 from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.dense import DenseDataset
+from datasets.files import read_mask
+from datasets.record import IGNORE, Record
 from datasets.sources import read_data
 from datasets.transforms import eval_transform, train_transform
 from metrics import ConfusionMatrix
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     common = {"seed": settings.seed, "crop": settings.crop}  # val: the same crops in every epoch
     fit_data = DenseDataset(data.split("fit"), mask_dir, num_classes, fit_transform, **common)
     val_data = DenseDataset(data.split("val"), mask_dir, num_classes, val_transform, **common)
+    _require_labels(data.split("val"), mask_dir, num_classes)
 
     torch.manual_seed(settings.seed)
     model = build_network(
@@ -172,6 +176,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"pseudo labels {state['best_miou']:.2f} %)"
     )
     print(f"next: python -m segmentation.infer --config {out_dir / 'config.toml'} --out {out_dir}")
+
+
+def _require_labels(records: Sequence[Record], mask_dir: Path, num_classes: int) -> None:
+    """Check that the validation part has a pixel to validate on."""
+    paths = (mask_dir / f"{record.name}.png" for record in records)
+    if not any((read_mask(path, num_classes) != IGNORE).any() for path in paths):
+        raise ValueError(
+            f"{mask_dir}: expected pseudo labels of the {len(records)} validation images, got "
+            f"{IGNORE} (unknown) in every pixel. Hold more images out with data.val_fraction, or "
+            "see why the localiser finds nothing in these."
+        )
 
 
 @torch.no_grad()

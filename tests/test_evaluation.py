@@ -12,7 +12,15 @@ import pytest
 
 import evaluation
 from configs import fingerprint, load
-from datasets.files import Cam, read_mask, write_cam, write_image, write_mask, write_saliency
+from datasets.files import (
+    Cam,
+    read_cam,
+    read_mask,
+    write_cam,
+    write_image,
+    write_mask,
+    write_saliency,
+)
 from datasets.published import read_published_cam
 from metrics import ConfusionMatrix, ThresholdSweep
 from results import results_table
@@ -295,6 +303,8 @@ def test_images_whose_masks_were_used_are_not_scored_and_the_row_says_so(run, ca
     assert [row["masks_used"] for row in rows] == [1, 1, 1]
     out = capsys.readouterr().out
     assert "1 images that the saliency maps were learnt from are not scored." in out
+    run.evaluate("--kind", "saliency", "--split", "test", "--threshold-rule", "auto")
+    assert "learnt from" not in capsys.readouterr().out
     assert "given + 1 masks" in results_table(run.out / "results.jsonl")
 
 
@@ -341,6 +351,19 @@ def test_detailed_scores_are_printed_and_kept(run, capsys):
     assert float(written["miou"]) == row["miou"]
     assert float(written["detailed.pixel_accuracy"]) == 100
     assert written["detailed.dice.2"] == ""
+
+
+@pytest.mark.parametrize("kind", ["saliency", "cam"])
+def test_detailed_scores_of_images_do_not_look_at_given_labels(run, kind):
+    """Picture 3 is defect-free, but looks the most like a defect."""
+    write_saliency(run.out / "saliency/3.png", np.ones((4, 5)))
+    for name, score in (("1", 0.2), ("2", 0.3), ("3", 0.9)):
+        path = run.write_cam(name)
+        write_cam(path, read_cam(path)._replace(scores=np.array([score, 0, 0])))
+    run.evaluate("--kind", kind, "--split", "train", "--threshold-rule", "auto", "--detailed")
+    (row,) = run.rows()
+    assert row["detailed"]["image_auroc"] == 0
+    assert row["detailed"]["false_alarms"] is None
 
 
 def test_masks_are_scored_in_detail_without_map_scores(run):

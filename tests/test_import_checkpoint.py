@@ -11,6 +11,7 @@ from models.checkpoint import load_checkpoint
 from models.stac import Stac, build_stac, stac_from_checkpoint
 
 OVERRIDES = ["data.sample_train=4", "data.sample_test=2", "train.head_padding=replicate"]
+OVERRIDES += ["train.split_block=1", "train.final_norm=true"]
 
 
 def released_model(num_classes: int = 3) -> Stac:

@@ -3,6 +3,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from datasets.checks import Facts, area_quantiles, check_data, count_labels
 from datasets.files import read_image, read_mode, write_image, write_mask
 from datasets.inspect import choose_examples
 from datasets.pictures import CELL, GAP, colour_legend, fit_cell, paint_mask
-from datasets.record import Record
+from datasets.record import NO_DEFECT, Record
 from datasets.sources import Data
 
 ROOT = Path(__file__).parent.parent
@@ -202,6 +203,15 @@ def records_of(folder: Path, *names: str) -> tuple[Record, ...]:
     for name in names:
         write_image(folder / f"{name}.png", random.integers(0, 255, (*SIZE, 3), dtype=np.uint8))
     return tuple(Record(name, folder / f"{name}.png", (0,)) for name in names)
+
+
+def test_defect_free_images_without_a_mask_are_no_problem(tmp_path):
+    defective, good = records_of(tmp_path, "a", "b")
+    defective = replace(defective, mask=tmp_path / "mask.png")
+    write_mask(defective.mask, np.ones(SIZE, np.uint8))
+    good = replace(good, classes=(), mask=good.image, mask_level=NO_DEFECT)
+    facts, problems = check_data(Data(("hole",), {"train": (defective, good)}))
+    assert len(facts) == 2 and not problems
 
 
 def test_one_name_in_two_splits_is_found(tmp_path):

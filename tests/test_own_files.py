@@ -125,6 +125,14 @@ def test_a_val_folder_is_val_and_all_of_train_is_fitted(tmp_path):
     data = read("folder", tmp_path / "own")
     assert labels(data, "fit") == labels(data, "train") == {"train_crack_1": (0,)}
     assert labels(data, "val") == {"val_crack_1": (0,)}
+    assert data.default_splits("val") == ["train", "val"]
+    write_picture(tmp_path / "own/test/crack/1.jpg")
+    data = read("folder", tmp_path / "own")
+    assert data.default_splits("test") == ["train", "val", "test"]
+    assert [r.name for r in data.records(["fit", "train", "val"])] == [
+        "train_crack_1",
+        "val_crack_1",
+    ]
 
 
 def test_folder_faults_are_named(parts, tmp_path):

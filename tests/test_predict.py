@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 from pycocotools.coco import COCO
 
 import predict
-from configs import from_dict, to_dict
+from configs import from_dict, load, to_dict
+from configs.command_line import save_config
 from datasets.files import read_image, read_mask, write_image
 from models.checkpoint import save_checkpoint
 from models.stac import build_stac
 from segmentation.networks import build_network
+from trained import load_trained
 
 CLASSES = ("inclusion", "patches", "scratches")
 SECTIONS = {
@@ -68,6 +71,23 @@ def run(tmp_path_factory):
     network = build_network("deeplabv3plus", "tu-mobilenetv3_small_050", "none", len(CLASSES) + 1)
     save_checkpoint(out / "segmentation/best.pt", content | {"model": network.state_dict()})
     return out
+
+
+def test_what_changes_no_weights_comes_from_the_run(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/stac/best.pt").write_bytes((run / "stac/checkpoint.pt").read_bytes())
+    changes = ["cam.types=['attention']", "cam.checkpoint=best", "pseudo_label.refine_steps=3"]
+    changes += ["segmentation.refine_steps=2", "segmentation.encoder=resnet18", "train.depth=1"]
+    save_config(load([], changes), tmp_path / "run")
+    checkpoint = tmp_path / "run/stac/checkpoint.pt"
+    checkpoint.write_bytes(b"not a checkpoint")  # best is asked for
+    segmenter, localiser = load_trained(tmp_path / "run")
+    assert localiser.config.cam.types == ("attention",)
+    assert localiser.config.pseudo_label.refine_steps == 3
+    assert segmenter.config.segmentation.refine_steps == 2
+    trained_with = from_dict(SECTIONS)
+    assert segmenter.config.segmentation.encoder == trained_with.segmentation.encoder
+    assert localiser.config.train == trained_with.train
 
 
 def found_in(run, to, *images, flags=()):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import datasets.files
 import datasets.weak
@@ -119,6 +120,30 @@ def test_resume_equals_an_unbroken_run(sample_dir, tmp_path, monkeypatch, settin
     for part in ("model", "trained"):
         for name, value in whole.get(part, {}).items():
             assert torch.equal(value, resumed[part][name]), name
+
+
+def test_a_resume_hides_no_epoch_and_misses_no_best_one(sample_dir, tmp_path, monkeypatch):
+    save, written = train_stac.save_checkpoint, []
+
+    def stop_in_second_epoch(path, content):
+        if "checkpoint.pt" in written:
+            raise KeyboardInterrupt
+        save(path, content)
+        written.append(path.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_stac, "save_checkpoint", stop_in_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(sample_dir, tmp_path / "run", "--resume")
+    assert written == ["best.pt", "checkpoint.pt"]
+    train(sample_dir, tmp_path / "run", "--resume")
+    events = EventAccumulator(str(tmp_path / "run/stac/tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("lr")] == [1, 2]
+
+
+def test_warmup_leaves_half_of_the_steps_to_the_decay(sample_dir, tmp_path):
+    log = train(sample_dir, tmp_path / "run", "--resume", "train.warmup_epochs=50")
+    assert log[0]["lr"] > 0.5 * 0.02 * 4 / 512 and log[-1]["lr"] == pytest.approx(1e-6)
 
 
 def test_resume_refuses_other_settings(sample_dir, straight_run):

@@ -191,6 +191,14 @@ def test_missing_pseudo_labels_stop_the_training(run):
         train.main(run.arguments())
 
 
+def test_a_validation_part_without_any_label_is_refused(run):
+    for path in (run.out / "pseudo_labels").glob("*.png"):
+        write_mask(path, np.full(NATIVE, 255, np.uint8))
+
+    with pytest.raises(ValueError, match=r"of the 1 validation images, got 255 .*val_fraction"):
+        train.main(run.arguments())
+
+
 def test_non_finite_loss_names_epoch_step_and_terms(run, monkeypatch):
     def broken(*tensors, **settings):
         total, terms = original(*tensors, **settings)

@@ -3,14 +3,13 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets.files import read_image, read_mode, read_truth
-from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.files import read_image, read_levels, read_mode, read_truth
+from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
 
 STOPS_TRAINING = "stops training"
@@ -99,11 +98,13 @@ def _check_mask(
     record: Record, size: tuple[int, int], class_names: Sequence[str]
 ) -> tuple[dict[int, float] | None, list[Problem]]:
     """Return the area of each class in a mask, None if it cannot be scored, and its problems."""
-    # The grey mask of a defect-free image names no class; the first one shows whether it is empty.
-    free_grey = record.mask_level is not None and not record.classes
-    shown = replace(record, classes=(0,)) if free_grey else record
+    # The grey mask of a defect-free image names no class; taken as the first one where not empty.
+    free_grey = record.mask_level not in (None, NO_DEFECT) and not record.classes
     try:
-        truth = read_truth(shown, num_classes=IGNORE - 1)  # with all values, to name the unknown
+        if free_grey:
+            truth = (read_levels(record.mask) >= record.mask_level).astype(np.uint8)
+        else:
+            truth = read_truth(record, num_classes=IGNORE - 1)  # all values, to name the unknown
     except (ValueError, OSError) as error:
         return None, [Problem("unreadable mask", str(error))]
     values, counts = np.unique(truth, return_counts=True)

@@ -134,7 +134,8 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
     """Read a record's ground truth as (H, W) uint8 mask values. For evaluation only.
 
     Raises:
-        ValueError: the record has no mask, or its file is damaged or has unknown values.
+        ValueError: the record has no mask, or its file is damaged or has unknown values, or is
+            grey, of an image with a class, and not empty but below the record's level everywhere.
     """
     if record.mask is None:
         raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
@@ -144,9 +145,26 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
         return read_outlines(record.mask, record.image, record.mask_names)
     if record.mask_level is None:
         return read_mask(record.mask, num_classes)
-    defect = _read_grey(record.mask, "a mask") >= record.mask_level
+    levels = read_levels(record.mask)
+    defect = levels >= record.mask_level
+    if record.classes and levels.any() and not defect.any():
+        raise ValueError(
+            f"{record.mask}: expected grey levels up to 255 with defects from {record.mask_level} "
+            f"on, got 0..{levels.max()}. Set data.mask_level=1 for masks of 0 and 1, 0 for "
+            "class indices (sources folder and csv), or correct the mask."
+        )
     value = record.classes[0] + 1 if record.classes else BACKGROUND
     return np.where(defect, np.uint8(value), np.uint8(BACKGROUND))
+
+
+def read_levels(path: Path) -> np.ndarray:
+    """Read a grey mask as (H, W) uint8 levels; colour is turned to grey.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or damaged.
+    """
+    return _read_grey(path, "a mask")
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -225,6 +225,17 @@ def test_grey_truth_belongs_to_the_only_class_from_the_mask_level_on(tmp_path):
     assert read_truth(record(path, mask_level=128), 5).tolist() == [[0, 0, 0, 0]]  # defect-free
 
 
+def test_grey_truth_of_a_class_that_never_reaches_the_mask_level_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", np.array([[0, 1, 1, 0]], np.uint8))
+    message = r"a\.png: expected .* with defects from 128 on, got 0\.\.1\. Set data\.mask_level=1 "
+    with pytest.raises(ValueError, match=message):
+        read_truth(record(path, 2, mask_level=128), 5)
+    assert read_truth(record(path, 2, mask_level=1), 5).tolist() == [[0, 3, 3, 0]]
+    assert not read_truth(record(path, mask_level=128), 5).any()  # defect-free
+    empty = save(tmp_path / "b.png", np.zeros((1, 4), np.uint8))
+    assert not read_truth(record(empty, 2, mask_level=128), 5).any()
+
+
 def test_white_of_a_1_bit_truth_is_defect(tmp_path):
     path = save(tmp_path / "a.png", np.array([[False, True]]))
     assert read_truth(record(path, 2, mask_level=128), 5).tolist() == [[0, 3]]

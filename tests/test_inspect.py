@@ -15,7 +15,7 @@ from datasets.checks import Facts, area_quantiles, check_data, count_labels
 from datasets.files import read_image, read_mode, write_image, write_mask
 from datasets.inspect import choose_examples
 from datasets.pictures import CELL, GAP, colour_legend, fit_cell, paint_mask
-from datasets.record import Record
+from datasets.record import NO_DEFECT, Record
 from datasets.sources import Data
 
 ROOT = Path(__file__).parent.parent
@@ -251,6 +251,16 @@ def test_grey_mask_of_a_defect_free_image_must_be_empty(tmp_path):
     expected = f"{free.mask}: 0.541 % of a defect-free image"
     assert problems == [("mask content without label", expected)]
     assert facts[0].areas == {} and facts[0].mode == "grey"
+    write_image(tmp_path / "free.png", mask // 2)  # faint noise under the level is no defect
+    assert check_data(Data(("hole",), {"train": (free,)}))[1] == []
+
+
+def test_defect_free_image_without_a_mask_file_has_no_problem(tmp_path):
+    image = tmp_path / "free.jpg"
+    write_image(image, np.full(SIZE, 90, np.uint8))
+    free = Record("free", image, (), mask=image, mask_level=NO_DEFECT)
+    facts, problems = check_data(Data(("hole",), {"train": (free,)}))
+    assert (facts[0].areas, problems) == ({}, [])
 
 
 @pytest.mark.parametrize(

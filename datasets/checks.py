@@ -1,8 +1,11 @@
 """Open every image and mask of a data set: what they hold, and what is wrong with them."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +20,8 @@ STOPS_SCORING = "stops evaluation.py, not training"
 KINDS = {  # kind of problem: what comes of it
     "unreadable image": STOPS_TRAINING,
     "duplicate name": STOPS_TRAINING,
+    "class without training images": "never learnt; its folder or cell may be mistyped",
+    "similar class names": "two classes to the network; one may be mistyped",
     "identical images in different splits": "leakage, scores come out too high",
     "identical images in one split": "trained on or scored more than once",
     "unreadable mask": STOPS_SCORING,
@@ -26,6 +31,7 @@ KINDS = {  # kind of problem: what comes of it
     "label without mask content": "label or mask is wrong",
     "mask content without label": "label or mask is wrong",
 }
+SIMILAR = 0.85  # share of equal letters from which two class names may be one, mistyped
 SHOWN = 5  # names printed of many
 
 
@@ -61,7 +67,7 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
     """Open every image and mask; return the facts of each image and all problems."""
     places = _places(data.splits)
     with_masks = {split for split, record in places if record.mask}
-    facts, problems = [], []
+    facts, problems = [], _check_classes(data)
     for split, record in tqdm(places, "checking", disable=None):
         found, wrong = _check_record(record, split, data.class_names)
         facts.append(found)
@@ -69,6 +75,26 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
         if record.classes and not record.mask and split in with_masks:
             problems.append(Problem("label without mask", _place(found)))
     return facts, problems + _duplicate_names(facts) + _identical_images(facts)
+
+
+def _check_classes(data: Data) -> list[Problem]:
+    """Find classes that cannot be learnt and those whose names differ by little but numbers."""
+    names = data.class_names
+    counts, *_ = count_labels(data.splits["train"], len(names))
+    problems = []
+    for k, name in enumerate(names):
+        if not counts[k]:
+            labelled = {s: sum(k in r.classes for r in rs) for s, rs in data.splits.items()}
+            where = ", ".join(f"{n} in {split}" for split, n in labelled.items() if n)
+            text = f"{name}: none in train, {where or 'none in any split'}"
+            problems.append(Problem("class without training images", text))
+    for one, other in combinations(names, 2):
+        a, b = one.lower(), other.lower()
+        if re.findall(r"\d+", a) != re.findall(r"\d+", b):
+            continue
+        if SequenceMatcher(None, a, b).ratio() >= SIMILAR:
+            problems.append(Problem("similar class names", f"{one} and {other}"))
+    return problems
 
 
 def _places(splits: Mapping[str, Sequence[Record]]) -> list[tuple[str, Record]]:

@@ -3,6 +3,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -246,20 +247,50 @@ def test_grey_mask_of_a_defect_free_image_must_be_empty(tmp_path):
     mask[0, :10] = 200
     write_image(tmp_path / "free.png", mask)
     free = Record("free", tmp_path / "free.jpg", (), mask=tmp_path / "free.png", mask_level=128)
-    facts, problems = check_data(Data(("hole",), {"train": (free,)}))
+    facts, problems = check_data(Data((), {"train": (free,)}))
     # 10 of 37 * 50 pixels.
     expected = f"{free.mask}: 0.541 % of a defect-free image"
     assert problems == [("mask content without label", expected)]
     assert facts[0].areas == {} and facts[0].mode == "grey"
     write_image(tmp_path / "free.png", mask // 2)  # faint noise under the level is no defect
-    assert check_data(Data(("hole",), {"train": (free,)}))[1] == []
+    assert check_data(Data((), {"train": (free,)}))[1] == []
+
+
+def test_class_that_no_training_image_has_is_a_problem(tmp_path):
+    train, test = records_of(tmp_path, "a", "b")
+    for level, record in enumerate((train, test)):
+        write_image(record.image, np.full(SIZE, level, np.uint8))
+    data = Data(
+        ("hole", "dent", "crack"), {"train": (train,), "test": (replace(test, classes=(1,)),)}
+    )
+    assert check_data(data)[1] == [
+        ("class without training images", "dent: none in train, 1 in test"),
+        ("class without training images", "crack: none in train, none in any split"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("Scratch", "scratch"), ["Scratch and scratch"]),
+        (("dent", "scratch", "scrath"), ["scratch and scrath"]),  # 2 * 6 / 13 letters = 0.92
+        (("Class1", "Class10"), []),  # numbers tell classes apart
+        (("patches", "pitted"), []),
+    ],
+)
+def test_class_names_that_differ_by_little_are_a_problem(tmp_path, names, expected):
+    (record,) = records_of(tmp_path, "a")
+    write_image(record.image, np.zeros(SIZE, np.uint8))
+    record = replace(record, classes=tuple(range(len(names))))
+    problems = check_data(Data(names, {"train": (record,)}))[1]
+    assert problems == [("similar class names", text) for text in expected]
 
 
 def test_defect_free_image_without_a_mask_file_has_no_problem(tmp_path):
     image = tmp_path / "free.jpg"
     write_image(image, np.full(SIZE, 90, np.uint8))
     free = Record("free", image, (), mask=image, mask_level=NO_DEFECT)
-    facts, problems = check_data(Data(("hole",), {"train": (free,)}))
+    facts, problems = check_data(Data((), {"train": (free,)}))
     assert (facts[0].areas, problems) == ({}, [])
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from datasets.files import read_image, read_levels, read_mode, read_truth
+from datasets.files import IMAGE_SUFFIXES, read_image, read_levels, read_mode, read_truth
+from datasets.layouts.common import ANNOTATION_SUFFIX
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
 
@@ -20,6 +21,7 @@ STOPS_SCORING = "stops evaluation.py, not training"
 KINDS = {  # kind of problem: what comes of it
     "unreadable image": STOPS_TRAINING,
     "duplicate name": STOPS_TRAINING,
+    "left out beside the images": "not read: other kinds of files, sub-folders",
     "class without training images": "never learnt; its folder or cell may be mistyped",
     "similar class names": "two classes to the network; one may be mistyped",
     "identical images in different splits": "leakage, scores come out too high",
@@ -94,6 +96,27 @@ def _check_classes(data: Data) -> list[Problem]:
             continue
         if SequenceMatcher(None, a, b).ratio() >= SIMILAR:
             problems.append(Problem("similar class names", f"{one} and {other}"))
+    return problems
+
+
+def left_out(data: Data) -> list[Problem]:
+    """Find what lies in the folders of the images but is neither a picture nor an annotation.
+
+    For the reader `folder`; others expect more than images there. Hidden files are no matter.
+    """
+    folders = sorted({r.image.parent for records in data.splits.values() for r in records})
+    problems = []
+    for folder in folders:
+        names = sorted(
+            f"{path.name}/" if path.is_dir() else path.name
+            for path in folder.iterdir()
+            if not path.name.startswith(".")
+            and (path.is_dir() or path.suffix.lower() not in (*IMAGE_SUFFIXES, ANNOTATION_SUFFIX))
+        )
+        if names:
+            more = ", ..." if len(names) > SHOWN else ""
+            text = f"{folder}: {len(names)} ({', '.join(names[:SHOWN])}{more})"
+            problems.append(Problem("left out beside the images", text))
     return problems
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MODE_NAMES = {  # of Pillow's modes; others go by their own name
     "1": "1-bit grey",
     "L": "grey",
@@ -75,8 +75,8 @@ def list_images(given: str) -> list[tuple[Path, Path]]:
 def read_image(path: Path) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 RGB.
 
-    PNG, JPEG, BMP and TIFF, 8 or 16 bit, grey, colour or palette; 16 bit is scaled by its full
-    range (65,535 becomes 255), transparency is dropped, the EXIF orientation is applied.
+    PNG, JPEG, BMP, TIFF and WebP, 8 or 16 bit, grey, colour or palette; 16 bit is scaled by its
+    full range (65,535 becomes 255), transparency is dropped, the EXIF orientation is applied.
 
     Raises:
         FileNotFoundError: no such file.
@@ -86,7 +86,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         pixels = _decode_colour(data)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise _damaged(path, "PNG, JPEG, BMP or TIFF", str(error)) from error
+        raise _damaged(path, "PNG, JPEG, BMP, TIFF or WebP", str(error)) from error
     pixels = _to_8_bit(pixels, path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 

@@ -146,7 +146,7 @@ def test_every_planted_fault_is_found(miniature, capsys):
         "mask content without label": 1,
     }
     expected = {
-        "unreadable image": "broken.png: expected PNG, JPEG, BMP or TIFF, got",
+        "unreadable image": "broken.png: expected PNG, JPEG, BMP, TIFF or WebP, got",
         "identical images in different splits": r"copy.bmp \((fit|val)\) = .*good_0.png \(test\)",
         "identical images in one split": r"twin_a.png \(test\) = .*twin_b.png \(test\)",
         "unreadable mask": "bad_mask.png: expected a grey or palette picture, got",
@@ -254,6 +254,19 @@ def test_grey_mask_of_a_defect_free_image_must_be_empty(tmp_path):
     assert facts[0].areas == {} and facts[0].mode == "grey"
     write_image(tmp_path / "free.png", mask // 2)  # faint noise under the level is no defect
     assert check_data(Data((), {"train": (free,)}))[1] == []
+
+
+def test_what_lies_beside_the_images_unread_is_a_problem(tmp_path, capsys):
+    root = tmp_path / "parts"
+    records_of(root / "hole", *"abc")
+    records_of(root / "hole/deeper", "d")
+    (root / "hole/a.json").write_text("{}")  # an annotation
+    arguments = ["--out", str(tmp_path / "run"), "--set", "data.source=folder"]
+    for name in ("1.heic", "2.heic", "3.heic", "4.heic", "5.txt", ".hidden"):
+        (root / "hole" / name).touch()
+    datasets.inspect.main([*arguments, f"data.root={root}"])
+    found = listed(capsys.readouterr().out)["left out beside the images"]
+    assert found == (1, [f"{root}/hole: 6 (1.heic, 2.heic, 3.heic, 4.heic, 5.txt, ...)"])
 
 
 def test_class_that_no_training_image_has_is_a_problem(tmp_path):

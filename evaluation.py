@@ -114,7 +114,7 @@ def _count_masks(
         try:
             confusion.update(truth, read_mask(path, num_classes))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path} against {record.mask}: {error}") from error
     return confusion
 
 
@@ -131,7 +131,7 @@ def _count_cams(
             for counter in counters:
                 counter.update(truth, *found)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path} against {record.mask}: {error}") from error
 
 
 def _count_saliency(
@@ -148,7 +148,7 @@ def _count_saliency(
             sweep.update(truth, *_paint(saliency, record.classes))
             histogram.update(truth, saliency, labelled=bool(record.classes))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path} against {record.mask}: {error}") from error
 
 
 def _inspect(
@@ -182,7 +182,7 @@ def _inspect(
         try:
             counted.update(truth, mask, score_map, image_score)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path} against {record.mask}: {error}") from error
     return counted
 
 
@@ -200,6 +200,7 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
         # So that --table can tell "no masks" from "not scored yet".
         append_results(out_dir / "results.jsonl", [])
         return
+    _refuse_missing_masks(data.split(split), split, config)
     unscored = [record.name for record in data.split(split) if record.mask is None]
     if unscored:
         print(f"{len(unscored)} images have no mask, not scored: {', '.join(unscored[:5])}.")
@@ -266,6 +267,21 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
         rows = [row | _saliency_row(histogram, row["threshold"], data.class_names) for row in rows]
     rows[0] |= details
     append_results(out_dir / "results.jsonl", [{**about, **row, **origin} for row in rows])
+
+
+def _refuse_missing_masks(records: Sequence[Record], split: str, config: Config) -> None:
+    """Check that some image with a defect has a mask: all background would score 100 else."""
+    defective = [record for record in records if record.classes]
+    if not defective or any(record.mask for record in defective):
+        return
+    root = config.data.root
+    places = {"folder": f"below {root}/masks", "csv": f"in the column mask of {config.data.table}"}
+    where = places.get(config.data.source, f"below {root}, where docs/datasets.md says")
+    raise ValueError(
+        f"{config.data.source}, {split}: expected masks of images with a defect, got none of "
+        f"{len(defective)}: {', '.join(record.name for record in defective[:5])}. "
+        f"Add masks {where}, or correct their names."
+    )
 
 
 def _unfair(out_dir: Path, config: Config, kind: str) -> set[str]:

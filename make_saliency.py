@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         "--from-dir",
         type=Path,
         metavar="DIR",
-        help="take your own maps from DIR, <name>.png (or .jpg, .bmp, .tif) of the image's size",
+        help="take your own maps from DIR, <name>.png (or .jpg, .bmp, .tif, .webp) of the size of "
+        "the image",
     )
     parser.add_argument(
         "--refine",

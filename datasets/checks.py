@@ -1,15 +1,18 @@
 """Open every image and mask of a data set: what they hold, and what is wrong with them."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from difflib import SequenceMatcher
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets.files import read_image, read_mode, read_truth
+from datasets.files import IMAGE_SUFFIXES, read_image, read_levels, read_mode, read_truth
+from datasets.layouts.common import ANNOTATION_SUFFIX
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
 
@@ -18,6 +21,9 @@ STOPS_SCORING = "stops evaluation.py, not training"
 KINDS = {  # kind of problem: what comes of it
     "unreadable image": STOPS_TRAINING,
     "duplicate name": STOPS_TRAINING,
+    "left out beside the images": "not read: other kinds of files, sub-folders",
+    "class without training images": "never learnt; its folder or cell may be mistyped",
+    "similar class names": "two classes to the network; one may be mistyped",
     "identical images in different splits": "leakage, scores come out too high",
     "identical images in one split": "trained on or scored more than once",
     "unreadable mask": STOPS_SCORING,
@@ -27,6 +33,7 @@ KINDS = {  # kind of problem: what comes of it
     "label without mask content": "label or mask is wrong",
     "mask content without label": "label or mask is wrong",
 }
+SIMILAR = 0.85  # share of equal letters from which two class names may be one, mistyped
 SHOWN = 5  # names printed of many
 
 
@@ -62,7 +69,7 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
     """Open every image and mask; return the facts of each image and all problems."""
     places = _places(data.splits)
     with_masks = {split for split, record in places if record.mask}
-    facts, problems = [], []
+    facts, problems = [], _check_classes(data)
     for split, record in tqdm(places, "checking", disable=None):
         found, wrong = _check_record(record, split, data.class_names)
         facts.append(found)
@@ -70,6 +77,47 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
         if record.classes and not record.mask and split in with_masks:
             problems.append(Problem("label without mask", _place(found)))
     return facts, problems + _duplicate_names(facts) + _identical_images(facts)
+
+
+def _check_classes(data: Data) -> list[Problem]:
+    """Find classes that cannot be learnt and those whose names differ by little but numbers."""
+    names = data.class_names
+    counts, *_ = count_labels(data.splits["train"], len(names))
+    problems = []
+    for k, name in enumerate(names):
+        if not counts[k]:
+            labelled = {s: sum(k in r.classes for r in rs) for s, rs in data.splits.items()}
+            where = ", ".join(f"{n} in {split}" for split, n in labelled.items() if n)
+            text = f"{name}: none in train, {where or 'none in any split'}"
+            problems.append(Problem("class without training images", text))
+    for one, other in combinations(names, 2):
+        a, b = one.lower(), other.lower()
+        if re.findall(r"\d+", a) != re.findall(r"\d+", b):
+            continue
+        if SequenceMatcher(None, a, b).ratio() >= SIMILAR:
+            problems.append(Problem("similar class names", f"{one} and {other}"))
+    return problems
+
+
+def left_out(data: Data) -> list[Problem]:
+    """Find what lies in the folders of the images but is neither a picture nor an annotation.
+
+    For the reader `folder`; others expect more than images there. Hidden files are no matter.
+    """
+    folders = sorted({r.image.parent for records in data.splits.values() for r in records})
+    problems = []
+    for folder in folders:
+        names = sorted(
+            f"{path.name}/" if path.is_dir() else path.name
+            for path in folder.iterdir()
+            if not path.name.startswith(".")
+            and (path.is_dir() or path.suffix.lower() not in (*IMAGE_SUFFIXES, ANNOTATION_SUFFIX))
+        )
+        if names:
+            more = ", ..." if len(names) > SHOWN else ""
+            text = f"{folder}: {len(names)} ({', '.join(names[:SHOWN])}{more})"
+            problems.append(Problem("left out beside the images", text))
+    return problems
 
 
 def _places(splits: Mapping[str, Sequence[Record]]) -> list[tuple[str, Record]]:
@@ -99,11 +147,13 @@ def _check_mask(
     record: Record, size: tuple[int, int], class_names: Sequence[str]
 ) -> tuple[dict[int, float] | None, list[Problem]]:
     """Return the area of each class in a mask, None if it cannot be scored, and its problems."""
-    # The grey mask of a defect-free image names no class; the first one shows whether it is empty.
+    # The grey mask of a defect-free image names no class; taken as the first one where not empty.
     free_grey = record.mask_level not in (None, NO_DEFECT) and not record.classes
-    shown = replace(record, classes=(0,)) if free_grey else record
     try:
-        truth = read_truth(shown, num_classes=IGNORE - 1)  # with all values, to name the unknown
+        if free_grey:
+            truth = (read_levels(record.mask) >= record.mask_level).astype(np.uint8)
+        else:
+            truth = read_truth(record, num_classes=IGNORE - 1)  # all values, to name the unknown
     except (ValueError, OSError) as error:
         return None, [Problem("unreadable mask", str(error))]
     values, counts = np.unique(truth, return_counts=True)

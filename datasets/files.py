@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MODE_NAMES = {  # of Pillow's modes; others go by their own name
     "1": "1-bit grey",
     "L": "grey",
@@ -75,8 +75,8 @@ def list_images(given: str) -> list[tuple[Path, Path]]:
 def read_image(path: Path) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 RGB.
 
-    PNG, JPEG, BMP and TIFF, 8 or 16 bit, grey, colour or palette; 16 bit is scaled by its full
-    range (65,535 becomes 255), transparency is dropped, the EXIF orientation is applied.
+    PNG, JPEG, BMP, TIFF and WebP, 8 or 16 bit, grey, colour or palette; 16 bit is scaled by its
+    full range (65,535 becomes 255), transparency is dropped, the EXIF orientation is applied.
 
     Raises:
         FileNotFoundError: no such file.
@@ -86,7 +86,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         pixels = _decode_colour(data)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise _damaged(path, "PNG, JPEG, BMP or TIFF", str(error)) from error
+        raise _damaged(path, "PNG, JPEG, BMP, TIFF or WebP", str(error)) from error
     pixels = _to_8_bit(pixels, path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
@@ -134,7 +134,8 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
     """Read a record's ground truth as (H, W) uint8 mask values. For evaluation only.
 
     Raises:
-        ValueError: the record has no mask, or its file is damaged or has unknown values.
+        ValueError: the record has no mask, or its file is damaged or has unknown values, or is
+            grey, of an image with a class, and not empty but below the record's level everywhere.
     """
     if record.mask is None:
         raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
@@ -144,9 +145,26 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
         return read_outlines(record.mask, record.image, record.mask_names)
     if record.mask_level is None:
         return read_mask(record.mask, num_classes)
-    defect = _read_grey(record.mask, "a mask") >= record.mask_level
+    levels = read_levels(record.mask)
+    defect = levels >= record.mask_level
+    if record.classes and levels.any() and not defect.any():
+        raise ValueError(
+            f"{record.mask}: expected grey levels up to 255 with defects from {record.mask_level} "
+            f"on, got 0..{levels.max()}. Set data.mask_level=1 for masks of 0 and 1, 0 for "
+            "class indices (sources folder and csv), or correct the mask."
+        )
     value = record.classes[0] + 1 if record.classes else BACKGROUND
     return np.where(defect, np.uint8(value), np.uint8(BACKGROUND))
+
+
+def read_levels(path: Path) -> np.ndarray:
+    """Read a grey mask as (H, W) uint8 levels; colour is turned to grey.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or damaged.
+    """
+    return _read_grey(path, "a mask")
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

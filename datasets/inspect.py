@@ -28,6 +28,7 @@ from datasets.checks import (
     area_quantiles,
     check_data,
     count_labels,
+    left_out,
 )
 from datasets.files import read_image, read_truth, write_image
 from datasets.pictures import colour_legend, fit_cell, paint_mask
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(config.data, out_dir / "labels.csv")
     data.split(config.data.eval_split)  # refuses one that is not there, as the stages do
     facts, problems = check_data(data)
+    if config.data.source == "folder":
+        problems += left_out(data)
 
     print(f"{config.data.source}, {config.data.root}\n")
     print(f"{_counts(data)}\nfit is trained on, val is held out\n")

@@ -20,7 +20,7 @@ def prepare(
     Of several files for one image the PNG, which comes last, is taken.
 
     Raises:
-        ValueError: no folder is set.
+        ValueError: no folder is set, or no map of an image with a defect exceeds level 1 of 255.
         FileNotFoundError: no such folder, or maps are missing.
     """
     if not settings.folder:
@@ -44,6 +44,8 @@ def prepare(
             f"{len(paths)} maps; {len(missing)} are missing: {', '.join(missing[:5])}. Add them."
         )
 
+    _refuse_values_0_to_1([paths[record.name] for record in records if record.classes])
+
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
         saliency = read_saliency(paths[record.name])
         if saliency.shape != image.shape[:2]:
@@ -54,3 +56,20 @@ def prepare(
         return saliency
 
     return Prepared(make_map)
+
+
+def _refuse_values_0_to_1(paths: Sequence[Path]) -> None:
+    """Check that some map exceeds level 1; maps that cannot be read are reported when made."""
+    highest = None
+    for path in paths:
+        try:
+            highest = max(highest or 0, round(255 * float(read_saliency(path).max())))
+        except (ValueError, OSError):
+            continue
+        if highest > 1:
+            return
+    if highest is not None:
+        raise ValueError(
+            f"{paths[0]}: expected grey levels 0..255, got 0..{highest} in it and in all "
+            f"{len(paths)} maps of images with a defect. Multiply maps of values 0..1 by 255."
+        )

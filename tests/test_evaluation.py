@@ -403,6 +403,23 @@ def test_images_without_mask_are_named(run, capsys):
     assert run.rows()[-1]["images"] == 1
 
 
+def test_masks_of_defect_free_images_alone_are_refused(tmp_path):
+    root, out = tmp_path / "parts", tmp_path / "run"
+    for name in ("scratch/1", "scratch/2", "good/1", "good/2"):
+        for split in ("train", "test"):
+            write_image(root / split / f"{name}.png", np.zeros((4, 5, 3), np.uint8))
+            write_mask(out / f"predictions/{split}_{name.replace('/', '_')}.png", columns(0, 0))
+    write_image(root / "masks/test/scratch/1_mask.png", columns(0, 255))  # of another name
+    config = ["data.source=folder", f"data.root={root}"]
+    message = (
+        r"folder, test: expected masks .* got none of 2: test_scratch_1, test_scratch_2\. "
+        r"Add masks below .*parts/masks, or correct"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluation.main(["--kind", "segmentation", "--out", str(out), "--set", *config])
+    assert not (out / "results.jsonl").exists()
+
+
 def test_missing_maps_are_collected_and_nothing_is_appended(run):
     for kind, maker in (("segmentation", "segmentation/infer"), ("pseudo_label", "make_pseudo")):
         with pytest.raises(FileNotFoundError, match=rf"are missing: .* Run {maker}"):
@@ -419,11 +436,14 @@ def test_missing_maps_are_collected_and_nothing_is_appended(run):
 def test_a_map_of_another_size_is_named(run):
     write_mask(run.out / "predictions/1t.png", np.zeros((4, 6), np.uint8))
     write_mask(run.out / "predictions/2t.png", np.zeros((4, 5), np.uint8))
-    message = r"1t\.png: expected the size \(H, W\) of its mask, \(4, 5\), got \(4, 6\)"
+    message = (
+        r"predictions.1t\.png against .*test.1\.png: "
+        r"expected the size \(H, W\) of its mask, \(4, 5\), got \(4, 6\)"
+    )
     with pytest.raises(ValueError, match=message):
         run.evaluate("--kind", "segmentation")
     write_saliency(run.out / "saliency/2t.png", np.zeros((5, 4)))
-    with pytest.raises(ValueError, match=r"2t\.png: expected the size .* got \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"2t\.png against .*2\.png: expected .* got \(5, 4\)"):
         run.evaluate("--kind", "saliency")
     assert run.rows() == []
 
@@ -431,7 +451,7 @@ def test_a_map_of_another_size_is_named(run):
 def test_a_wrong_class_count_is_named(run):
     cam = Cam(np.zeros((1, 4, 5)), np.array([3]), np.zeros(4))
     write_cam(run.out / "cams/2t.npz", cam)
-    with pytest.raises(ValueError, match=r"2t\.npz: expected class indices 0\.\.2, got \[3\]"):
+    with pytest.raises(ValueError, match=r"2t\.npz .*: expected class indices 0\.\.2, got \[3\]"):
         run.evaluate("--kind", "cam")
     write_mask(run.out / "predictions/1t.png", columns(4, 0, 0, 0, 0))
     write_mask(run.out / "predictions/2t.png", columns(0, 0, 0, 0, 0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.files import read_cam, read_image, read_mask, read_saliency, read_truth
+from datasets.files import list_images, read_cam, read_image, read_mask, read_saliency, read_truth
 from datasets.record import NO_DEFECT, Record
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -142,7 +142,7 @@ def test_empty_file_is_refused(tmp_path):
 
 def test_text_named_png_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"a\.png: expected PNG, JPEG, BMP or TIFF, got"):
+    with pytest.raises(ValueError, match=r"a\.png: expected PNG, JPEG, BMP, TIFF or WebP, got"):
         read_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png: expected a grey picture, got"):
         read_saliency(tmp_path / "a.png")
@@ -217,12 +217,29 @@ def test_masks_that_hold_no_class_indices_are_refused(tmp_path):
         read_mask(save(tmp_path / "c.tif", np.array([[0.0, 0.5]], np.float32)), 3)
 
 
+def test_webp_is_a_picture(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "a.webp", lossless=True)
+    assert [path for path, _ in list_images(str(tmp_path))] == [tmp_path / "a.webp"]
+    assert (read_image(tmp_path / "a.webp") == COLOUR).all()
+
+
 def test_grey_truth_belongs_to_the_only_class_from_the_mask_level_on(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 127, 128, 255]], np.uint8))
     truth = read_truth(record(path, 2, mask_level=128), 5)
     assert truth.dtype == np.uint8
     assert truth.tolist() == [[0, 0, 3, 3]]  # class 2 has mask value 3
     assert read_truth(record(path, mask_level=128), 5).tolist() == [[0, 0, 0, 0]]  # defect-free
+
+
+def test_grey_truth_of_a_class_that_never_reaches_the_mask_level_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", np.array([[0, 1, 1, 0]], np.uint8))
+    message = r"a\.png: expected .* with defects from 128 on, got 0\.\.1\. Set data\.mask_level=1 "
+    with pytest.raises(ValueError, match=message):
+        read_truth(record(path, 2, mask_level=128), 5)
+    assert read_truth(record(path, 2, mask_level=1), 5).tolist() == [[0, 3, 3, 0]]
+    assert not read_truth(record(path, mask_level=128), 5).any()  # defect-free
+    empty = save(tmp_path / "b.png", np.zeros((1, 4), np.uint8))
+    assert not read_truth(record(empty, 2, mask_level=128), 5).any()
 
 
 def test_white_of_a_1_bit_truth_is_defect(tmp_path):

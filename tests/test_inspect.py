@@ -146,7 +146,7 @@ def test_every_planted_fault_is_found(miniature, capsys):
         "mask content without label": 1,
     }
     expected = {
-        "unreadable image": "broken.png: expected PNG, JPEG, BMP or TIFF, got",
+        "unreadable image": "broken.png: expected PNG, JPEG, BMP, TIFF or WebP, got",
         "identical images in different splits": r"copy.bmp \((fit|val)\) = .*good_0.png \(test\)",
         "identical images in one split": r"twin_a.png \(test\) = .*twin_b.png \(test\)",
         "unreadable mask": "bad_mask.png: expected a grey or palette picture, got",
@@ -256,11 +256,64 @@ def test_grey_mask_of_a_defect_free_image_must_be_empty(tmp_path):
     mask[0, :10] = 200
     write_image(tmp_path / "free.png", mask)
     free = Record("free", tmp_path / "free.jpg", (), mask=tmp_path / "free.png", mask_level=128)
-    facts, problems = check_data(Data(("hole",), {"train": (free,)}))
+    facts, problems = check_data(Data((), {"train": (free,)}))
     # 10 of 37 * 50 pixels.
     expected = f"{free.mask}: 0.541 % of a defect-free image"
     assert problems == [("mask content without label", expected)]
     assert facts[0].areas == {} and facts[0].mode == "grey"
+    write_image(tmp_path / "free.png", mask // 2)  # faint noise under the level is no defect
+    assert check_data(Data((), {"train": (free,)}))[1] == []
+
+
+def test_what_lies_beside_the_images_unread_is_a_problem(tmp_path, capsys):
+    root = tmp_path / "parts"
+    records_of(root / "hole", *"abc")
+    records_of(root / "hole/deeper", "d")
+    (root / "hole/a.json").write_text("{}")  # an annotation
+    arguments = ["--out", str(tmp_path / "run"), "--set", "data.source=folder"]
+    for name in ("1.heic", "2.heic", "3.heic", "4.heic", "5.txt", ".hidden"):
+        (root / "hole" / name).touch()
+    datasets.inspect.main([*arguments, f"data.root={root}"])
+    found = listed(capsys.readouterr().out)["left out beside the images"]
+    assert found == (1, [f"{root}/hole: 6 (1.heic, 2.heic, 3.heic, 4.heic, 5.txt, ...)"])
+
+
+def test_class_that_no_training_image_has_is_a_problem(tmp_path):
+    train, test = records_of(tmp_path, "a", "b")
+    for level, record in enumerate((train, test)):
+        write_image(record.image, np.full(SIZE, level, np.uint8))
+    data = Data(
+        ("hole", "dent", "crack"), {"train": (train,), "test": (replace(test, classes=(1,)),)}
+    )
+    assert check_data(data)[1] == [
+        ("class without training images", "dent: none in train, 1 in test"),
+        ("class without training images", "crack: none in train, none in any split"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("Scratch", "scratch"), ["Scratch and scratch"]),
+        (("dent", "scratch", "scrath"), ["scratch and scrath"]),  # 2 * 6 / 13 letters = 0.92
+        (("Class1", "Class10"), []),  # numbers tell classes apart
+        (("patches", "pitted"), []),
+    ],
+)
+def test_class_names_that_differ_by_little_are_a_problem(tmp_path, names, expected):
+    (record,) = records_of(tmp_path, "a")
+    write_image(record.image, np.zeros(SIZE, np.uint8))
+    record = replace(record, classes=tuple(range(len(names))))
+    problems = check_data(Data(names, {"train": (record,)}))[1]
+    assert problems == [("similar class names", text) for text in expected]
+
+
+def test_defect_free_image_without_a_mask_file_has_no_problem(tmp_path):
+    image = tmp_path / "free.jpg"
+    write_image(image, np.full(SIZE, 90, np.uint8))
+    free = Record("free", image, (), mask=image, mask_level=NO_DEFECT)
+    facts, problems = check_data(Data((), {"train": (free,)}))
+    assert (facts[0].areas, problems) == ({}, [])
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,22 @@ def test_external_map_of_another_size_is_refused(release, tmp_path):
         run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
 
 
+@pytest.mark.parametrize("highest", [0, 1])
+def test_external_maps_of_values_0_to_1_are_refused(release, tmp_path, highest):
+    write_maps(tmp_path / "maps")
+    for path in (tmp_path / "maps").iterdir():
+        saliency = np.zeros((HEIGHT, WIDTH), np.uint8)
+        saliency[BLOB] = highest
+        write_image(path, saliency)
+    message = rf"0\.png: expected grey levels 0\.\.255, got 0\.\.{highest} .* all 12 maps .* by 255"
+    with pytest.raises(ValueError, match=message):
+        run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
+    write_maps(tmp_path / "maps")
+    (tmp_path / "maps/a_0.png").write_bytes(b"no picture")  # collected as ever, others are made
+    with pytest.raises(ValueError, match=r"1 could not be made.*a_0\.png"):
+        run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
+
+
 def test_missing_external_folder_is_named(release, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: expected a folder of saliency maps"):
         run(release, tmp_path / "run", "--from-dir", str(tmp_path / "nowhere"))

@@ -64,7 +64,7 @@ def test_folders_are_classes_and_ok_is_defect_free(parts):
     assert "test" not in data.splits
 
 
-@pytest.mark.parametrize("name", ["good", "Normal", "FREE", "background"])
+@pytest.mark.parametrize("name", ["good", "Normal", "FREE", "background", "No_Defect"])
 def test_other_names_of_defect_free_folders(parts, name):
     (parts / "OK").rename(parts / name)
     data = read("folder", parts, test_share=0.0)
@@ -183,6 +183,15 @@ def test_table_with_a_column_of_joined_classes(pictures):
     assert read_truth(found(data, "a_1"), 2)[0].tolist() == [2, 1, 255, 0, 0, 0, 0, 0, 0]
     assert found(data, "a_2").mask is None
     assert not read_truth(found(data, "b_1"), 2).any()
+
+
+def test_a_cell_that_names_no_defect_is_defect_free(pictures):
+    text = "image,classes\na/1.png,dent\na/2.png, Good \nb/1.png,defect-free\n"
+    data = read_csv(pictures, text, test_share=0.0)
+    assert data.class_names == ("dent",)
+    assert labels(data, "train") == {"a_1": (0,), "a_2": (), "b_1": ()}
+    data = read_csv(pictures, text, test_share=0.0, classes=("dent", "Good"))  # a class if so named
+    assert labels(data, "train") == {"a_1": (0,), "a_2": (1,), "b_1": ()}
 
 
 def test_classes_may_be_put_in_order(pictures):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datasets.layouts.common import (
+    DEFECT_FREE,
     Layout,
     divide,
     folders_in,
@@ -13,15 +14,14 @@ from datasets.layouts.common import (
 )
 from datasets.record import Record
 
-DEFECT_FREE = ("good", "normal", "ok", "free", "background")  # in any case
 MASKS = "masks"
 
 
 def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> Layout:
     """Read `<class>/*`, or `{train,val,test}/<class>/*` where train/ exists.
 
-    A folder named good, normal, ok, free or background holds defect-free images. Names are the
-    folders and the file, joined by _. `masks/` is optional and mirrors the folders: the mask of
+    A folder of one of the names DEFECT_FREE holds defect-free images. Names are the folders and
+    the file, joined by _. `masks/` is optional and mirrors the folders: the mask of
     train/crack/7.jpg is masks/train/crack/7.png, or 7.json, a LabelMe file, which may lie beside
     the image instead. Where there are masks, the truth of a defect-free image without one is
     background everywhere.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets.layouts.common import (
     ANNOTATION_SUFFIX,
+    DEFECT_FREE,
     Layout,
     divide,
     find_file,
@@ -24,11 +25,11 @@ def read_table(
 ) -> Layout:
     """Read a CSV file with a line per image.
 
-    Columns: image (path under root), then either classes (names joined by |, empty =
-    defect-free) or a column of 0 and 1 per class; optional mask (picture or LabelMe file under
-    root, may be empty) and split (train, val, test). Names are the folders and the file, joined
-    by _. If there is a mask column, the truth of a defect-free image without a mask is background
-    everywhere.
+    Columns: image (path under root), then either classes (names joined by |; empty, or one of the
+    names DEFECT_FREE alone = defect-free) or a column of 0 and 1 per class; optional mask (picture
+    or LabelMe file under root, may be empty) and split (train, val, test). Names are the folders
+    and the file, joined by _. If there is a mask column, the truth of a defect-free image without
+    a mask is background everywhere.
 
     Args:
         root: folder the paths start from.
@@ -84,7 +85,7 @@ def _class_names(
     path: Path, columns: list[str], rows: list[dict[str, str]], classes: Sequence[str]
 ) -> tuple[str, ...]:
     if "classes" in columns:
-        cells = (row["classes"] or "" for row in rows)
+        cells = [cell for row in rows if not _is_free(cell := row["classes"] or "")]
         found = sorted({name.strip() for cell in cells for name in cell.split("|")} - {""})
     else:
         found = [column for column in columns if column and column not in RESERVED]
@@ -126,10 +127,16 @@ def _read_row(
     return split, with_names(record, class_names)
 
 
+def _is_free(cell: str) -> bool:
+    return cell.strip().lower() in DEFECT_FREE
+
+
 def _present(row: dict[str, str], class_names: tuple[str, ...]) -> tuple[int, ...]:
     if "classes" in row:
         names = {name.strip() for name in row["classes"].split("|")} - {""}
         unknown = sorted(names - set(class_names))
+        if unknown and _is_free(row["classes"]):
+            return ()
         if unknown:
             raise ValueError(
                 f"expected classes of {', '.join(class_names)}, got {', '.join(unknown)}."

@@ -300,6 +300,13 @@ def test_a_fingerprint_changes_exactly_with_its_sections(empty_toml, changed):
     assert configs.fingerprint(before) != configs.fingerprint(after)
 
 
+def test_the_number_of_workers_changes_no_fingerprint(empty_toml):
+    config = configs.load(empty_toml, ["data.workers=8"])
+
+    assert configs.fingerprint(config) == configs.fingerprint(configs.Config())
+    assert command.stage_fingerprints(config) == command.stage_fingerprints(configs.Config())
+
+
 def test_a_fingerprint_ignores_how_a_value_was_written(tmp_path):
     defaults = configs.fingerprint(configs.Config())
 

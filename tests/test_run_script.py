@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDER = """#!/usr/bin/env bash
 case "$*" in
   "-c "* | *check_requirements.py*) exit 0 ;;
-  "-m configs "*) exec {python} "$@" ;;
+  "-m configs "* | "-m datasets "*) exec {python} "$@" ;;
 esac
 printf '%q ' "$@" >>"$CALLS"
 echo >>"$CALLS"
@@ -63,7 +63,9 @@ class Runner:
         self.python = folder / "python3"
         self.python.write_text(RECORDER.format(python=shlex.quote(sys.executable)))
         self.python.chmod(0o755)
-        (folder / "mine.toml").write_text('[data]\nsource = "sample"\n')
+        (folder / "mine.toml").write_text(
+            f'[data]\nroot = "{folder}/sample"\nsample_train = 3\nsample_test = 1\n'
+        )
         self.full_calls = []
 
     def __call__(self, *arguments, fail=""):
@@ -224,6 +226,34 @@ def test_restart_begins_anew_and_leaves_other_files_alone(runner):
 
 
 @pytest.mark.parametrize("flags", [[], ["--restart"]])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.source=mtd", "data.root=/wrong"], "/wrong: expected the folder of the mtd release"),
+        (["data.source=neu_seg", "data.root=docs"], "docs: expected images/training and"),
+    ],
+)
+def test_data_that_cannot_be_read_removes_nothing(runner, settings, message, flags):
+    runner.whole()
+    (runner.out / "labels.csv").touch()
+    before = sorted(runner.out.rglob("*"))
+
+    run = runner("mine.toml", "--out", "run", "--set", *settings, *flags)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: {message}")
+    assert runner.calls == []
+    assert sorted(runner.out.rglob("*")) == before
+
+
+def test_what_is_removed_is_named(runner):
+    runner.whole()
+
+    run = runner.whole("--set", "segmentation.epochs=3")
+    removing = "removing what an earlier call made, stages predictions segmentation\n"
+    assert run.stdout.index(removing) < run.stdout.index("[5/7] segmentation: reads")
+
+
+@pytest.mark.parametrize("flags", [[], ["--restart"]])
 def test_files_of_another_origin_are_neither_used_nor_removed(runner, flags):
     (runner.out / "stac").mkdir(parents=True)
     (runner.out / "stac/checkpoint.pt").touch()
@@ -241,7 +271,7 @@ def test_image_labels_of_another_data_set_are_removed(runner):
     runner.whole("--set", "data.limit=3")
     assert (runner.out / "labels.csv").exists()
 
-    runner.whole("--set", "data.root=elsewhere")
+    runner.whole("--set", f"data.root={runner.folder}/elsewhere")
     assert not (runner.out / "labels.csv").exists()
 
 
@@ -250,7 +280,7 @@ def test_image_labels_that_the_user_brought_stay(runner):
     (runner.out / "labels.csv").write_text("name,classes\n")
     runner.whole()
 
-    runner.whole("--set", "data.root=elsewhere", "--restart")
+    runner.whole("--set", f"data.root={runner.folder}/elsewhere", "--restart")
     assert (runner.out / "labels.csv").read_text() == "name,classes\n"
 
 

@@ -11,7 +11,8 @@ the masks where the data has them, prints one table and writes OUT/report.html. 
 first (see README, Install).
 
   CONFIG ...           settings of all stages; keys of a later file replace those of an earlier
-                       one (default: configs/sample.toml, the built-in sample)
+                       one (default: DIR/config.toml of the run in --out DIR, else
+                       configs/sample.toml, the built-in sample)
   --set KEY=VALUE ...  override settings, for example --set data.root=/data/NEU-Seg train.epochs=20
   --out DIR            run folder for every file of the run (default: runs/<names of CONFIG>)
   --device D           auto, cpu or cuda (default: auto, CUDA where there is one)
@@ -63,7 +64,10 @@ done
 
 # shellcheck source=setup_environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup_environment.sh"
-((${#configs[@]})) || configs=("$root/configs/sample.toml")
+if ((${#configs[@]} == 0)); then
+  configs=("$root/configs/sample.toml")
+  [[ -z $out || ! -f $out/config.toml ]] || configs=("$out/config.toml")
+fi
 name=""
 for i in "${!configs[@]}"; do
   config=${configs[i]}

@@ -370,6 +370,27 @@ def test_the_run_folder_is_named_after_the_config(empty_toml):
     assert (config.data.limit, out_dir) == (3, Path("runs/empty"))
 
 
+def test_without_config_a_run_folder_keeps_its_own_settings(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    args = stage_parser("").parse_args(out)
+    assert load_run(args) == (configs.load(ROOT / "configs/sample.toml"), tmp_path / "run")
+
+    save_config(configs.load(ROOT / "configs/mtd.toml", ["train.epochs=3"]), tmp_path / "run")
+    args = stage_parser("").parse_args([*out, "--set", "train.lr=1"])
+    config, _ = load_run(args)
+    assert config == configs.load(ROOT / "configs/mtd.toml", ["train.epochs=3", "train.lr=1"])
+    assert args.config == [str(tmp_path / "run/config.toml")]
+    command.main([*out, "--get", "data.source", "train.epochs"])
+    assert capsys.readouterr().out == "mtd\n3\n"
+
+
+def test_without_config_and_run_folder_the_sample_runs_in_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text("[data]\nlimit = 3\n")
+    sample = configs.load(ROOT / "configs/sample.toml")
+    assert load_run(stage_parser("").parse_args([])) == (sample, Path("runs/sample"))
+
+
 def test_affinity_block_matters_only_to_the_generator_that_uses_it():
     assert configs.load(ROOT / "configs/sample.toml", ["saliency.block=12"]).saliency.block == 12
     with pytest.raises(ValueError, match=r"saliency\.affinity_block: expected 0 or above"):

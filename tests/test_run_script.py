@@ -349,6 +349,19 @@ def test_the_sample_config_is_the_default_and_found_from_anywhere(runner, argume
     assert str(ROOT / "configs/sample.toml") in runner.full_calls[0]
 
 
+@pytest.mark.parametrize("flags", [[], ["--restart"]])
+def test_without_config_a_run_folder_keeps_its_own_settings(runner, flags):
+    runner.whole()
+    saved = (runner.folder / "mine.toml").read_text()
+    (runner.out / "config.toml").write_text(saved)
+
+    run = runner("--out", "run", *flags)
+    assert run.returncode == 0, run.stderr
+    assert runner.calls == (ALL_CALLS if flags else TABLE)
+    assert str(runner.out / "config.toml") in runner.full_calls[-1]
+    assert (runner.out / "config.toml").read_text() == saved
+
+
 def test_help_names_every_option(runner):
     run = runner("--help")
 

@@ -57,6 +57,7 @@ class Found(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict all images and write what was found."""
     args = _parser().parse_args(argv)
+    _check_flags(args)
     run = Path(args.run)
     to = Path(args.to) if args.to else run / "found"
     segmenter, localiser = load_trained(run, args.tile)
@@ -66,7 +67,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{run}: expected localiser and segmentation network of the same classes, got "
             f"{localiser.checkpoint['class_names']} and {class_names}. Train one of them again."
         )
-    records, problems = readable(find_images(args.images))
+    if segmenter and args.threshold is not None:
+        raise ValueError(
+            f"--threshold: expected a run with a localiser alone, got {run} with a segmentation "
+            "network, which needs no threshold. Leave --threshold out, or give a run without "
+            "segmentation/."
+        )
+    records, problems = readable(_without_outputs(find_images(args.images), to))
     device = select_device(args.device)
     scores = {}
     if segmenter:
@@ -135,6 +142,25 @@ def find_images(given: Sequence[str]) -> list[Record]:
                 )
             records[name] = Record(name, file, ())
     return list(records.values())
+
+
+def _without_outputs(records: Sequence[Record], to: Path) -> list[Record]:
+    """Leave out the masks and overlays that earlier calls wrote to this folder."""
+    written = [(to / folder).resolve() for folder in ("masks", "overlays")]
+    kept = [
+        record
+        for record in records
+        if not any(record.image.resolve().is_relative_to(folder) for folder in written)
+    ]
+    if not kept:
+        raise ValueError(
+            f"{to}: expected images from elsewhere, got only masks and overlays of --to. Correct "
+            "IMAGES, or give another --to."
+        )
+    if len(kept) < len(records):
+        left_out = len(records) - len(kept)
+        print(f"{left_out} masks and overlays in {to}/ are left out, they are no images to predict")
+    return kept
 
 
 def readable(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
@@ -297,6 +323,17 @@ def _polygon(contour: Sequence[Sequence[int]], box: Sequence[int]) -> list[float
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ValueError(
+            f"--threshold: expected a number in [0, 1], got {args.threshold}. CAMs lie in [0, 1]."
+        )
+    if args.min_area < 0:
+        raise ValueError(
+            f"--min-area: expected 0 pixels or more, got {args.min_area}. 0 keeps all objects."
+        )
+
+
 def _page(
     record: Record,
     mask: np.ndarray,
@@ -339,11 +376,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGES", help="pictures, folders or quoted patterns")
     add("--run", required=True, metavar="DIR", help="folder of the run whose models are used")
-    add("--to", metavar="DIR", help="where to write (default: found/ in the run's folder)")
+    add("--to", metavar="DIR", help="where to write (default: found/ in the run's folder); its "
+        "masks/ and overlays/ are never read as images")  # fmt: skip
     add("--format", nargs="+", choices=tuple(COCO_FORMATS), default=[], help="further files")
     add("--min-area", type=int, default=0, metavar="PX", help="leave out smaller objects")
-    add("--threshold", type=float, help="of CAMs, where only a localiser is there (default: those "
-        "of the run's pseudo labels)")  # fmt: skip
+    add("--threshold", type=float, help="of CAMs, in [0, 1], only where a localiser alone is there "
+        "(default: those of the run's pseudo labels)")  # fmt: skip
     add("--tile", type=int, metavar="PX", help="see larger images in tiles of this side; 0 = whole "
         "(default: as configured in training)")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")

@@ -11,7 +11,8 @@ the masks where the data has them, prints one table and writes OUT/report.html. 
 first (see README, Install).
 
   CONFIG ...           settings of all stages; keys of a later file replace those of an earlier
-                       one (default: configs/sample.toml, the built-in sample)
+                       one (default: DIR/config.toml of the run in --out DIR, else
+                       configs/sample.toml, the built-in sample)
   --set KEY=VALUE ...  override settings, for example --set data.root=/data/NEU-Seg train.epochs=20
   --out DIR            run folder for every file of the run (default: runs/<names of CONFIG>)
   --device D           auto, cpu or cuda (default: auto, CUDA where there is one)
@@ -20,7 +21,7 @@ first (see README, Install).
 
 A stopped run continues at the stage it had reached when the same command is given again. With
 other settings the stages they concern, and all later ones, are made anew and their old files
-removed; give runs that you want to keep a folder each (--out).
+removed, once the data was found readable; give runs that you want to keep a folder each (--out).
 
 CONFIG and --out are relative to the current folder; paths inside settings (data.root, ...) are
 relative to this repository unless absolute. The Python to use may be given as PYTHON=/path/to/it.
@@ -63,7 +64,10 @@ done
 
 # shellcheck source=setup_environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup_environment.sh"
-((${#configs[@]})) || configs=("$root/configs/sample.toml")
+if ((${#configs[@]} == 0)); then
+  configs=("$root/configs/sample.toml")
+  [[ -z $out || ! -f $out/config.toml ]] || configs=("$out/config.toml")
+fi
 name=""
 for i in "${!configs[@]}"; do
   config=${configs[i]}
@@ -170,8 +174,12 @@ forget() {
 }
 
 forget_from() {
-  local i
-  for ((i = ${#stages[@]} - 1; i >= $1; i--)); do forget "${stages[i]}"; done
+  local i name made=() # the last stage first
+  for ((i = $1; i < ${#stages[@]}; i++)); do
+    [[ -z $(mark "${stages[i]}.started") ]] || made=("${stages[i]}" "${made[@]}")
+  done
+  ((${#made[@]} == 0)) || echo "removing what an earlier call made, stages ${made[*]}"
+  for name in "${made[@]}"; do forget "$name"; done
 }
 
 minutes_since() { awk -v s=$((SECONDS - $1)) 'BEGIN { printf "%.1f min", s / 60 }'; }
@@ -180,9 +188,11 @@ mkdir -p "$out/stages"
 exec {run_lock}>"$out/stages/lock"
 flock --nonblock "$run_lock" || stop "$out: expected no other run, found one at work. Wait for it," \
   "or give another --out."
+# With data that cannot be read, an earlier run stays as it is.
+[[ -z $(mark saliency.started) ]] || "$python" -m datasets "${common[@]}"
 if [[ $restart == true && -n $(mark saliency.started) ]]; then
   forget_from 0
-  rm -f "$out/results.jsonl" "$out/config.toml"
+  rm -f "$out/results.jsonl"
 fi
 for stage in "${stages[@]}"; do
   [[ -n $(mark "$stage.started") ]] || ! has_outputs "$stage" ||

@@ -5,8 +5,8 @@ python -m configs --config configs/sample.toml --get data.eval_split cam.labels
 
 from collections.abc import Sequence
 
-from configs.command_line import run_stage, stage_parser
-from configs.loading import fingerprint, load, to_dict, to_toml
+from configs.command_line import load_run, run_stage, stage_parser
+from configs.loading import fingerprint, to_dict, to_toml
 from configs.schema import Config
 
 # What each stage of run_STAC.sh adds to the sections that its files depend on.
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="print for each stage of run_STAC.sh a hash of the settings that its files depend on",
     )
     args = parser.parse_args(argv)
-    config = load(args.config, args.set)
+    config, _ = load_run(args)
     if not args.get and not args.fingerprints:
         print(to_toml(config), end="")
     for key in args.get or ():

@@ -22,10 +22,10 @@ def stage_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     parser.add_argument(
         "--config",
         nargs="+",
-        default=[str(ROOT / "configs/sample.toml")],
         metavar="TOML",
         help="settings of all stages; keys of a later file replace those of an earlier one "
-        "(default: the built-in sample, configs/sample.toml)",
+        "(default: OUT/config.toml of the run in --out, else the built-in sample, "
+        "configs/sample.toml)",
     )
     parser.add_argument(
         "--out",
@@ -50,7 +50,15 @@ def stage_parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
 
 
 def load_run(args: argparse.Namespace) -> tuple[Config, Path]:
-    """Return the config and the run folder of parsed `stage_parser` arguments."""
+    """Return the config and the run folder of parsed `stage_parser` arguments.
+
+    Without --config, `args.config` becomes what is taken instead: the settings of the run that
+    lies in --out, else the sample.
+    """
+    if not args.config:
+        saved = Path(args.out or "", "config.toml")
+        sample = ROOT / "configs/sample.toml"
+        args.config = [str(saved if args.out and saved.is_file() else sample)]
     name = "_".join(Path(path).stem for path in args.config)
     return load(args.config, args.set), Path(args.out or f"runs/{name}")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config
+from configs.schema import Config, DataConfig
 
 
 def load(paths: str | Path | Sequence[str | Path], overrides: Iterable[str] = ()) -> Config:
@@ -75,8 +75,12 @@ def to_toml(config: Config) -> str:
 
 
 def fingerprint(config: Config, sections: Iterable[str] | None = None) -> str:
-    """Return 12 hex digits that change whenever a value of the given sections (or any) does."""
+    """Return 12 hex digits that change whenever a value of the given sections (or any) does.
+
+    Only data.workers does not count: it changes no result.
+    """
     table = to_dict(config)
+    table["data"]["workers"] = DataConfig().workers
     chosen = {section: table[section] for section in sections or table}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -300,6 +300,13 @@ def test_a_fingerprint_changes_exactly_with_its_sections(empty_toml, changed):
     assert configs.fingerprint(before) != configs.fingerprint(after)
 
 
+def test_the_number_of_workers_changes_no_fingerprint(empty_toml):
+    config = configs.load(empty_toml, ["data.workers=8"])
+
+    assert configs.fingerprint(config) == configs.fingerprint(configs.Config())
+    assert command.stage_fingerprints(config) == command.stage_fingerprints(configs.Config())
+
+
 def test_a_fingerprint_ignores_how_a_value_was_written(tmp_path):
     defaults = configs.fingerprint(configs.Config())
 
@@ -361,6 +368,27 @@ def test_the_run_folder_is_named_after_the_config(empty_toml):
 
     config, out_dir = load_run(args)
     assert (config.data.limit, out_dir) == (3, Path("runs/empty"))
+
+
+def test_without_config_a_run_folder_keeps_its_own_settings(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    args = stage_parser("").parse_args(out)
+    assert load_run(args) == (configs.load(ROOT / "configs/sample.toml"), tmp_path / "run")
+
+    save_config(configs.load(ROOT / "configs/mtd.toml", ["train.epochs=3"]), tmp_path / "run")
+    args = stage_parser("").parse_args([*out, "--set", "train.lr=1"])
+    config, _ = load_run(args)
+    assert config == configs.load(ROOT / "configs/mtd.toml", ["train.epochs=3", "train.lr=1"])
+    assert args.config == [str(tmp_path / "run/config.toml")]
+    command.main([*out, "--get", "data.source", "train.epochs"])
+    assert capsys.readouterr().out == "mtd\n3\n"
+
+
+def test_without_config_and_run_folder_the_sample_runs_in_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text("[data]\nlimit = 3\n")
+    sample = configs.load(ROOT / "configs/sample.toml")
+    assert load_run(stage_parser("").parse_args([])) == (sample, Path("runs/sample"))
 
 
 def test_affinity_block_matters_only_to_the_generator_that_uses_it():

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "trained": {"configs", "models"},
 }
 SCRIPTS_IN_PACKAGES = (
+    ("datasets", "__main__"),
     ("datasets", "inspect"),
     ("segmentation", "train"),
     ("segmentation", "infer"),

@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import saliency.contrast
 from configs.command_line import run_stage
 from datasets.files import read_image, read_saliency, write_image, write_mask, write_saliency
 
+ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 46, 61
 BLOB = (slice(12, 22), slice(30, 44))
 NUM_EACH = 6  # images of inclusion (dark), of scratches (bright) and of nothing
@@ -66,6 +68,17 @@ def test_every_training_image_gets_its_map(release, tmp_path, capsys):
     assert "patches: both (set, or no training image" in printed
     assert "scratches: bright" in printed
     assert f"next: python train_stac.py --config {out / 'config.toml'} --out {out}" in printed
+
+
+def test_the_rehearsal_of_the_readme_makes_its_maps_from_few_images(release, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = readme.index("bash run_STAC.sh configs/neu_seg.toml --out runs/rehearsal")
+    words = shlex.split(readme[start : readme.index("```", start)].replace("\\\n", ""))
+    settings = [*words[words.index("--set") + 1 :], f"data.root={release}"]
+    out = tmp_path / "run"
+    config = str(ROOT / "configs/neu_seg.toml")
+    make_saliency.main(["--config", config, "--out", str(out), "--set", *settings])
+    assert len(list((out / "saliency").glob("*.png"))) == 3 * NUM_EACH
 
 
 def test_meta_holds_polarities_and_settings(release, tmp_path):

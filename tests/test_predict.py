@@ -206,6 +206,33 @@ def test_what_cannot_be_done_is_said(run, photos, tmp_path):
         found_in(run, tmp_path, photos / "a.png", tmp_path / "a.png")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--threshold", "1.5"), r"--threshold: expected a number in \[0, 1\], got 1\.5\."),
+        (("--threshold", "-0.1"), r"--threshold: expected a number in \[0, 1\], got -0\.1\."),
+        (("--threshold", "nan"), r"--threshold: expected a number in \[0, 1\], got nan\."),
+        (("--min-area", "-1"), r"--min-area: expected 0 pixels or more, got -1\."),
+        (("--threshold", "0.2"), "--threshold: expected a run with a localiser alone, got "),
+    ],
+)
+def test_a_flag_out_of_range_or_without_use_is_refused(run, photos, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        found_in(run, tmp_path / "found", photos, flags=flags)
+    assert not (tmp_path / "found").exists()
+
+
+def test_what_an_earlier_call_wrote_is_no_image(run, photos, tmp_path, capsys):
+    images = tmp_path / "images"
+    write_image(images / "a.png", read_image(photos / "a.png"))
+    for _ in range(2):
+        assert tuple(found_in(run, images / "found", images)) == ("a",)
+    assert "2 masks and overlays in" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="expected images from elsewhere, got only masks and over"):
+        found_in(run, images / "found", images / "found/masks")
+    assert tuple(found_in(run, images, images / "a.png")) == ("a",)  # beside its image
+
+
 def test_objects_are_parts_that_touch_even_at_corners():
     mask = np.array([[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 0, 2], [1, 0, 2, 2]], np.uint8)
     confidence = np.arange(16, dtype=np.float32).reshape(4, 4) / 16

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDER = """#!/usr/bin/env bash
 case "$*" in
   "-c "* | *check_requirements.py*) exit 0 ;;
-  "-m configs "*) exec {python} "$@" ;;
+  "-m configs "* | "-m datasets "*) exec {python} "$@" ;;
 esac
 printf '%q ' "$@" >>"$CALLS"
 echo >>"$CALLS"
@@ -63,7 +63,9 @@ class Runner:
         self.python = folder / "python3"
         self.python.write_text(RECORDER.format(python=shlex.quote(sys.executable)))
         self.python.chmod(0o755)
-        (folder / "mine.toml").write_text('[data]\nsource = "sample"\n')
+        (folder / "mine.toml").write_text(
+            f'[data]\nroot = "{folder}/sample"\nsample_train = 3\nsample_test = 1\n'
+        )
         self.full_calls = []
 
     def __call__(self, *arguments, fail=""):
@@ -224,6 +226,34 @@ def test_restart_begins_anew_and_leaves_other_files_alone(runner):
 
 
 @pytest.mark.parametrize("flags", [[], ["--restart"]])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.source=mtd", "data.root=/wrong"], "/wrong: expected the folder of the mtd release"),
+        (["data.source=neu_seg", "data.root=docs"], "docs: expected images/training and"),
+    ],
+)
+def test_data_that_cannot_be_read_removes_nothing(runner, settings, message, flags):
+    runner.whole()
+    (runner.out / "labels.csv").touch()
+    before = sorted(runner.out.rglob("*"))
+
+    run = runner("mine.toml", "--out", "run", "--set", *settings, *flags)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: {message}")
+    assert runner.calls == []
+    assert sorted(runner.out.rglob("*")) == before
+
+
+def test_what_is_removed_is_named(runner):
+    runner.whole()
+
+    run = runner.whole("--set", "segmentation.epochs=3")
+    removing = "removing what an earlier call made, stages predictions segmentation\n"
+    assert run.stdout.index(removing) < run.stdout.index("[5/7] segmentation: reads")
+
+
+@pytest.mark.parametrize("flags", [[], ["--restart"]])
 def test_files_of_another_origin_are_neither_used_nor_removed(runner, flags):
     (runner.out / "stac").mkdir(parents=True)
     (runner.out / "stac/checkpoint.pt").touch()
@@ -241,7 +271,7 @@ def test_image_labels_of_another_data_set_are_removed(runner):
     runner.whole("--set", "data.limit=3")
     assert (runner.out / "labels.csv").exists()
 
-    runner.whole("--set", "data.root=elsewhere")
+    runner.whole("--set", f"data.root={runner.folder}/elsewhere")
     assert not (runner.out / "labels.csv").exists()
 
 
@@ -250,7 +280,7 @@ def test_image_labels_that_the_user_brought_stay(runner):
     (runner.out / "labels.csv").write_text("name,classes\n")
     runner.whole()
 
-    runner.whole("--set", "data.root=elsewhere", "--restart")
+    runner.whole("--set", f"data.root={runner.folder}/elsewhere", "--restart")
     assert (runner.out / "labels.csv").read_text() == "name,classes\n"
 
 
@@ -317,6 +347,19 @@ def test_the_sample_config_is_the_default_and_found_from_anywhere(runner, argume
 
     assert run.returncode == 0, run.stderr
     assert str(ROOT / "configs/sample.toml") in runner.full_calls[0]
+
+
+@pytest.mark.parametrize("flags", [[], ["--restart"]])
+def test_without_config_a_run_folder_keeps_its_own_settings(runner, flags):
+    runner.whole()
+    saved = (runner.folder / "mine.toml").read_text()
+    (runner.out / "config.toml").write_text(saved)
+
+    run = runner("--out", "run", *flags)
+    assert run.returncode == 0, run.stderr
+    assert runner.calls == (ALL_CALLS if flags else TABLE)
+    assert str(runner.out / "config.toml") in runner.full_calls[-1]
+    assert (runner.out / "config.toml").read_text() == saved
 
 
 def test_help_names_every_option(runner):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import DataConfig
+from datasets import __main__ as command
 from datasets.files import read_truth, write_image, write_mask
 from datasets.layouts.neu_seg import NEU_SEG_CLASSES
 from datasets.record import Record
@@ -90,6 +91,19 @@ def test_neu_seg_labels_are_written_once_and_masks_never_opened_again(neu_root, 
     assert labels(data, "train") == NEU_LABELS
     assert all(record.mask is None for record in data.split("train"))
     assert path.stat().st_mtime_ns == written
+
+
+def test_the_check_before_a_run_writes_nothing_and_wants_the_scored_split(neu_root, tmp_path):
+    settings = ["data.source=neu_seg", f"data.root={neu_root}"]
+    common = ["--out", str(tmp_path / "run"), "--set", *settings]
+    command.main([*common, "data.eval_split=val"])
+    with pytest.raises(ValueError, match="split 'test': expected one of train, fit, val"):
+        command.main([*common, "data.eval_split=test"])
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    read_data(neu(neu_root), tmp_path / "run/labels.csv")
+    shutil.rmtree(neu_root / "annotations")
+    command.main([*common, "data.eval_split=val"])
 
 
 def test_neu_seg_test_names_end_in_t(neu_root, tmp_path):

@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             config.saliency, generator="external", folder=str(args.from_dir)
         )
         config = dataclasses.replace(config, saliency=external)
-    save_config(config, out_dir)
     data = read_data(config.data, out_dir / "labels.csv")
+    save_config(config, out_dir)
     splits = args.split or data.default_splits(config.data.eval_split)
     records = data.records(splits)
     empty = config.saliency.empty_defect_free

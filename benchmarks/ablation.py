@@ -23,6 +23,7 @@ from configs.schema import CAM_TYPES
 
 VARIANTS = ("base", "contrast", "saliency", "full")
 RULES = ("agreement", "oracle")
+AS_THEY_ARE = ["saliency.smoothing=0"]  # maps that are given
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     saliency_dir = out_dir / "saliency_run"
     source = ["--from-dir", str(args.from_dir.resolve())] if args.from_dir else []
-    run_script(["make_saliency.py", *source], args, [], saliency_dir, [])
+    smoothing = AS_THEY_ARE if source else []
+    run_script(["make_saliency.py", *source], args, [], saliency_dir, smoothing)
     rows = []
     for run_dir, (name, variant, changes, config_sha) in runs.items():
         found = trained_and_scored(
@@ -90,8 +92,8 @@ def trained_and_scored(
         return found
     print(f"{run_dir}: {', '.join([*variants, *changes])}", flush=True)
     (run_dir / "results.jsonl").unlink(missing_ok=True)
-    stages = [["make_saliency.py", "--from-dir", str(maps)]]
-    stages += [["train_stac.py", "--resume"], ["make_cams.py"]]
+    run_script(["make_saliency.py", "--from-dir", str(maps)], args, variants, run_dir, AS_THEY_ARE)
+    stages = [["train_stac.py", "--resume"], ["make_cams.py"]]
     for cam_type in CAM_TYPES:
         score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
         stages.append([*score, "--threshold-rule", *RULES])

@@ -1,5 +1,6 @@
 """The ablation's table by hand, and which results it takes for finished."""
 
+import argparse
 import json
 
 import pytest
@@ -31,6 +32,16 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert ablation.results_of(tmp_path, "new") == lines[1:]
     assert ablation.results_of(tmp_path / "nowhere", "new") == []
+
+
+def test_given_maps_are_not_smoothed_again(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ablation, "run_script", lambda *arguments: asked.append(arguments))
+    args = argparse.Namespace(config=["configs/mtd_cpu.toml"], set=[])
+    ablation.trained_and_scored(tmp_path / "run", tmp_path / "maps", args, [], [], "sha")
+    words, *_, changes = asked[0]
+    assert words == ["make_saliency.py", "--from-dir", str(tmp_path / "maps")]
+    assert changes == ["saliency.smoothing=0"]
 
 
 def test_a_wrong_variant_is_found_before_anything_is_trained(tmp_path):

@@ -17,10 +17,9 @@ from datasets.record import NO_DEFECT, Record
 Splits = dict[str, tuple[Record, ...]]
 Layout = tuple[tuple[str, ...], Splits]
 ANNOTATION_SUFFIX = ".json"
-DEFECT_FREE = (  # names of folders and in tables, in any case
-    *("good", "normal", "ok", "free", "background"),
-    *("defect-free", "defect_free", "no-defect", "no_defect"),
-)
+# Names of folders and in tables, in any case.
+DEFECT_FREE = ("good", "normal", "ok", "free", "background")
+DEFECT_FREE += ("defect-free", "defect_free", "no-defect", "no_defect")
 GREY_LEVEL = 128  # from which a pixel of a black and white mask is a defect
 
 

@@ -19,6 +19,7 @@ from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+HIGHEST_INDEX = 31  # a grey mask whose values end there or below may hold indices, or 0 and 1
 MODE_NAMES = {  # of Pillow's modes; others go by their own name
     "1": "1-bit grey",
     "L": "grey",
@@ -135,7 +136,7 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
 
     Raises:
         ValueError: the record has no mask, or its file is damaged or has unknown values, or is
-            grey, of an image with a class, and not empty but below the record's level everywhere.
+            said to be grey and holds no defect, but values that look like indices.
     """
     if record.mask is None:
         raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
@@ -147,7 +148,7 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
         return read_mask(record.mask, num_classes)
     levels = read_levels(record.mask)
     defect = levels >= record.mask_level
-    if record.classes and levels.any() and not defect.any():
+    if record.classes and 0 < levels.max() <= HIGHEST_INDEX and not defect.any():
         raise ValueError(
             f"{record.mask}: expected grey levels up to 255 with defects from {record.mask_level} "
             f"on, got 0..{levels.max()}. Set data.mask_level=1 for masks of 0 and 1, 0 for "

@@ -238,6 +238,8 @@ def test_grey_truth_of_a_class_that_never_reaches_the_mask_level_is_refused(tmp_
         read_truth(record(path, 2, mask_level=128), 5)
     assert read_truth(record(path, 2, mask_level=1), 5).tolist() == [[0, 3, 3, 0]]
     assert not read_truth(record(path, mask_level=128), 5).any()  # defect-free
+    Image.fromarray(np.array([[0, 100, 90, 0]], np.uint8)).save(path)
+    assert not read_truth(record(path, 2, mask_level=128), 5).any()  # grey, and fainter than that
     empty = save(tmp_path / "b.png", np.zeros((1, 4), np.uint8))
     assert not read_truth(record(empty, 2, mask_level=128), 5).any()
 

@@ -178,7 +178,8 @@ def _inspect(
                 score_map = read_saliency(path)
             else:
                 score_map = maps.max(axis=0, initial=0)
-                image_score = float(read_cam(path).scores.max())
+                if path.suffix == ".npz":  # published CAMs hold no image scores
+                    image_score = float(read_cam(path).scores.max())
         try:
             counted.update(truth, mask, score_map, image_score)
         except ValueError as error:

@@ -197,7 +197,7 @@ def test_the_authors_cam_files_are_scored_in_a_run_too(run):
             if (MASKS[name] == k + 1).any()
         }
         np.save(run.out / f"cams/{name}.npy", maps, allow_pickle=True)
-    run.evaluate("--kind", "cam", "--threshold-rule", "auto")
+    run.evaluate("--kind", "cam", "--threshold-rule", "auto", "--detailed", "--bootstrap", "2")
     assert run.rows()[0]["miou"] == 100
 
 

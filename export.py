@@ -7,7 +7,7 @@ has. Batch, height and width are free (multiples of the `multiple_of` in the met
 `image`, RGB in [0, 1], resized, less mean, by std. Outputs:
 
   segmentation  logits (B, K + 1, H, W), background first
-  localiser     cam (B, K, h, w), one value a patch, to be scaled to [0, 1] per image and class,
+  localiser     cam (B, K, h, w), one value a patch (of pixel CAMs four pixels), to be scaled to [0, 1] per image and class,
                 and scores (B, K), the probability that the image shows the class
 
 Each file is compared with the PyTorch model on the given pictures, at two sizes, alone and in a
@@ -69,9 +69,13 @@ class LocaliserOutputs(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return cam (B, K, h, w) and scores (B, K) of images (B, 3, H, W)."""
         output = self.stac(image)
-        return combine(self.cam_type, output.class_attention, output.patch_map), image_scores(
-            output
+        cam = combine(
+            self.cam_type,
+            output.class_attention,
+            output.patch_map,
+            pixel_logits=output.pixel_logits,
         )
+        return cam, image_scores(output)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -37,12 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = read_state_dict(args.file, "--file")
     weights, found = convert_released(state, len(class_names), str(args.file))
     found |= {"num_heads": args.heads, "head_padding": "zeros"}
-    found |= {"split_block": 0, "final_norm": False}  # of the released code, whatever the config
+    # Of the released code, whatever the config. It has no online segmentation head.
+    found |= {"split_block": 0, "final_norm": False, "pixel_block": 0}
     train = dataclasses.replace(config.train, **found)
+    types = tuple(cam_type for cam_type in config.cam.types if cam_type != "pixel")
+    cam = dataclasses.replace(config.cam, types=types or ("patchcam",))
     mean, std = normalisation(train.backbone)
     content = {
         "model": weights,
-        "config": to_dict(dataclasses.replace(config, train=train)),
+        "config": to_dict(dataclasses.replace(config, train=train, cam=cam)),
         "class_names": class_names,
         "mean": list(mean),
         "std": list(std),

@@ -124,7 +124,13 @@ def scaled_cams(
         scores += [image_scores(output) for output in outputs]
         for cam_type, of_scales in maps.items():
             parts = [
-                combine(cam_type, o.class_attention, o.patch_map, revive=not cam.tile)
+                combine(
+                    cam_type,
+                    o.class_attention,
+                    o.patch_map,
+                    revive=not cam.tile,
+                    pixel_logits=o.pixel_logits,
+                )
                 for o in outputs
             ]
             of_scales.append(sum([parts[0], *(part.flip(-1) for part in parts[1:])]))

@@ -100,8 +100,8 @@ declare -A reads=(
 )
 declare -A outputs=(
   [saliency]="saliency" [train]="stac"
-  [cams]="cams cams_patchcam cams_attention cams_fused cams_predicted
-    cams_patchcam_predicted cams_attention_predicted cams_fused_predicted"
+  [cams]="cams cams_patchcam cams_attention cams_fused cams_pixel cams_predicted
+    cams_patchcam_predicted cams_attention_predicted cams_fused_predicted cams_pixel_predicted"
   [pseudo_labels]="pseudo_labels" [segmentation]="segmentation"
   [predictions]="predictions predictions_colour predictions_overlay"
 )

@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = parameter_groups(
         model,
         train.weight_decay,
-        lambda name: model.lr_scale(name, train.head_lr_scale, train.layer_decay),
+        lambda name: model.lr_scale(
+            name, train.head_lr_scale, train.layer_decay, train.pixel_lr_scale
+        ),
     )
     optimizer = torch.optim.AdamW(groups, lr=peak_lr)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
@@ -191,6 +193,7 @@ def batch_loss(
             class_tokens=output.class_tokens,
             cams=cams,
             embedding=output.embedding,
+            pixel_logits=output.pixel_logits,
             labels=labels,
             saliency=saliency,
             settings=config.loss,

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs import fingerprint, load
+from configs import Config, fingerprint, load
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from configs.schema import CAM_TYPES
 
-VARIANTS = ("base", "contrast", "saliency", "full")
+VARIANTS = ("base", "contrast", "saliency", "paper", "no_contrast", "full")
 RULES = ("agreement", "oracle")
 AS_THEY_ARE = ["saliency.smoothing=0"]  # maps that are given
 
@@ -47,23 +47,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = {}
     for seed in args.seeds:  # all variants of one seed first: an early look compares them
         for variant in args.variants:
-            changes = [f"train.seed={seed}", f"cam.types={json.dumps(CAM_TYPES)}"]
-            changes.append('cam.labels=["given"]')
             name = Path(variant).stem
-            whole = load([*args.config, variant], [*args.set, *changes])
-            runs[out_dir / f"{name}_{seed}"] = (name, variant, changes, fingerprint(whole))
+            settings = scored_settings(args, [variant], [f"train.seed={seed}"])
+            runs[out_dir / f"{name}_{seed}"] = (name, variant, settings)
 
     saliency_dir = out_dir / "saliency_run"
     source = ["--from-dir", str(args.from_dir.resolve())] if args.from_dir else []
     smoothing = AS_THEY_ARE if source else []
     run_script(["make_saliency.py", *source], args, [], saliency_dir, smoothing)
     rows = []
-    for run_dir, (name, variant, changes, config_sha) in runs.items():
-        found = trained_and_scored(
-            run_dir, saliency_dir / "saliency", args, [variant], changes, config_sha
-        )
+    for run_dir, (name, variant, changes) in runs.items():
+        found = trained_and_scored(run_dir, saliency_dir / "saliency", args, [variant], changes)
         rows += [{"variant": name, **row} for row in found]
     print(table(rows, config.data.eval_split))
+
+
+def scored_settings(args: argparse.Namespace, variants: list[str], changes: list[str]) -> list[str]:
+    """Add to settings all CAM types that the localiser of a variant has, and given labels.
+
+    Raises:
+        ValueError: a config is wrong.
+    """
+    config = _config_of(args, variants, [*changes, 'cam.types=["fused"]'])
+    cam_types = [t for t in CAM_TYPES if t != "pixel" or config.train.pixel_block]
+    return [*changes, f"cam.types={json.dumps(cam_types)}", 'cam.labels=["given"]']
+
+
+def _config_of(args: argparse.Namespace, variants: list[str], changes: list[str]) -> Config:
+    return load([*args.config, *variants], [*args.set, *changes])
 
 
 def trained_and_scored(
@@ -72,7 +83,6 @@ def trained_and_scored(
     args: argparse.Namespace,
     variants: list[str],
     changes: list[str],
-    config_sha: str,
 ) -> list[dict[str, Any]]:
     """Train a localiser on given saliency maps and score its CAMs, unless that has been done.
 
@@ -81,20 +91,22 @@ def trained_and_scored(
         maps: folder of the saliency maps.
         args: of `stage_parser`.
         variants: configs laid over those of `args`.
-        changes: settings laid over these, KEY=VALUE.
-        config_sha: of all of them together.
+        changes: settings laid over these, see `scored_settings`.
 
     Returns:
         Lines of results.jsonl, one for each CAM type and rule.
     """
+    config = _config_of(args, variants, changes)
+    config_sha = fingerprint(config)
     found = results_of(run_dir, config_sha)
-    if len(found) == len(CAM_TYPES) * len(RULES):
+    if len(found) == len(config.cam.types) * len(RULES):
         return found
     print(f"{run_dir}: {', '.join([*variants, *changes])}", flush=True)
     (run_dir / "results.jsonl").unlink(missing_ok=True)
-    run_script(["make_saliency.py", "--from-dir", str(maps)], args, variants, run_dir, AS_THEY_ARE)
+    copy = ["make_saliency.py", "--from-dir", str(maps)]
+    run_script(copy, args, variants, run_dir, [*changes, *AS_THEY_ARE])
     stages = [["train_stac.py", "--resume"], ["make_cams.py"]]
-    for cam_type in CAM_TYPES:
+    for cam_type in config.cam.types:
         score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
         stages.append([*score, "--threshold-rule", *RULES])
     for words in stages:
@@ -143,11 +155,14 @@ def run_script(
 def table(rows: Sequence[dict[str, Any]], split: str) -> str:
     """Return a Markdown table of mIoU, mean and standard deviation over the runs of a variant.
 
+    A CAM type that no run has is left out.
+
     Args:
         rows: lines of results.jsonl, each with its variant added.
         split: that was scored, for the heading.
     """
-    columns = [(cam_type, rule) for cam_type in CAM_TYPES for rule in RULES]
+    written = {row["cam_type"] for row in rows}
+    columns = [(cam_type, rule) for cam_type in CAM_TYPES if cam_type in written for rule in RULES]
     names = (f"{cam_type}, {rule}" for cam_type, rule in columns)
     lines = [f"| mIoU, {split} | runs | {' | '.join(names)} |", "|---" * (len(columns) + 2) + "|"]
     for variant in dict.fromkeys(row["variant"] for row in rows):
@@ -155,8 +170,10 @@ def table(rows: Sequence[dict[str, Any]], split: str) -> str:
         for row in rows:
             if row["variant"] == variant:
                 scores[row["cam_type"], row["threshold_rule"]].append(row["miou"])
-        cells = (f"{statistics.mean(s):.2f} ± {deviation(s):.2f}" for s in scores.values())
-        runs = len(next(iter(scores.values())))
+        cells = (
+            f"{statistics.mean(s):.2f} ± {deviation(s):.2f}" if s else "-" for s in scores.values()
+        )
+        runs = max(len(s) for s in scores.values())
         lines.append(f"| {variant} | {runs} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -12,7 +12,6 @@ method. A finished training is not repeated; a stopped one continues when the sa
 again. --grids-only stops before the trainings.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.ablation import table, trained_and_scored
-from configs import fingerprint, load
+from benchmarks.ablation import scored_settings, table, trained_and_scored
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
-from configs.schema import CAM_TYPES
 from datasets.files import read_truth, write_saliency
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import read_data
@@ -71,12 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for size in args.sizes:
         for guidance, maps in maps_of.items():
-            changes = [f"train.image_size=[{size},{size}]", 'cam.labels=["given"]']
-            changes.append(f"cam.types={json.dumps(CAM_TYPES)}")
             variants = [UNGUIDED] if guidance == "none" else []
-            sha = fingerprint(load([*args.config, *variants], [*args.set, *changes]))
+            changes = scored_settings(args, variants, [f"train.image_size=[{size},{size}]"])
             run_dir = out_dir / f"{guidance.replace(' ', '_')}_{size}"
-            found = trained_and_scored(run_dir, maps, args, variants, changes, sha)
+            found = trained_and_scored(run_dir, maps, args, variants, changes)
             rows += [{"variant": f"{guidance}, {size} px", **row} for row in found]
     print(table(rows, config.data.eval_split))
 

@@ -43,9 +43,9 @@ def _check_tiles(section: str, tile: int, overlap: float) -> None:
 
 SOURCES = ("sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv")
 SPLITS = ("train", "val", "test")
-CAM_TYPES = ("patchcam", "attention", "fused")
+CAM_TYPES = ("patchcam", "attention", "fused", "pixel")
 PADDINGS = ("zeros", "replicate")
-TRAINING_CAM_TYPES = ("product", *CAM_TYPES)
+TRAINING_CAM_TYPES = ("product", "patchcam", "attention", "fused")
 LABEL_ORIGINS = ("given", "predicted")
 SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
 FEATURE_METHODS = ("background", "median", "ncut")
@@ -241,6 +241,7 @@ class TrainConfig:
     accumulate: int = 1  # batches whose gradients make one optimizer step
     lr: float = 5e-3  # of a batch of 512; scaled by batch_size * accumulate / 512
     head_lr_scale: float = 1.0  # multiplies the rate of heads and class tokens
+    pixel_lr_scale: float = 10.0  # that of the online segmentation head, see pixel_block
     layer_decay: float = 1.0  # each block learns at this share of the rate of the next one
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     min_lr: float = 1e-6  # not scaled: first and last rate of the schedule
@@ -253,6 +254,9 @@ class TrainConfig:
     scale_pooling: bool = True  # its window as a share of the grid; paper: no
     attention_layers: int = 3  # last n blocks averaged into the class attention
     projection_width: int = 256  # channels of the pixel embedding
+    # The online segmentation head reads the image and the patch tokens after this block; 0 = no
+    # head (paper). It learns from the CAMs and the saliency and gives the CAM type pixel.
+    pixel_block: int = 0
     # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
     # of a map whose logits are negative there, or replicate, the border itself.
     head_padding: str = "zeros"
@@ -272,11 +276,11 @@ class TrainConfig:
         _check_choice("train.amp", self.amp, AMP_MODES)
         _check_choice("train.head_padding", self.head_padding, PADDINGS)
         positive = ("epochs", "batch_size", "accumulate", "lr", "head_lr_scale")
-        positive += ("attention_layers", "projection_width", "eval_every")
+        positive += ("pixel_lr_scale", "attention_layers", "projection_width", "eval_every")
         _check_positive("train", self, *positive)
         zero_is_off = ("patch_size", "depth", "num_heads", "split_block", "frozen_blocks")
         zero_is_off += ("max_steps", "warmup_epochs", "weight_decay", "min_lr", "clip_norm")
-        zero_is_off += ("jitter", "seed")
+        zero_is_off += ("pixel_block", "jitter", "seed")
         _check_not_negative("train", self, *zero_is_off)
         layer_fits = 0 < self.layer_decay <= 1
         _check(layer_fits, "train.layer_decay", "a number in (0, 1]", self.layer_decay)
@@ -290,13 +294,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights and settings of the five losses (METHOD B, C, D); weight 0 removes a loss."""
+    """Weights and settings of the losses (METHOD B, C, D); weight 0 removes a loss."""
 
     classification: float = 1.0
     patch: float = 1.0
     token: float = 1.0
     saliency: float = 2.0
     contrast: float = 0.2
+    pixel: float = 1.0  # of the online segmentation head, where train.pixel_block builds one
     cam_type: str = "product"  # guided map: product (M * ReLU(g), paper), or a type of cam.types
     second_cam: bool = True  # guide the map from the attention features too
     saliency_threshold: float = 0.0  # maps become 1 from it on and 0 below; 0 = they stay soft
@@ -309,7 +314,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weights = ("classification", "patch", "token", "saliency", "contrast")
-        _check_not_negative("loss", self, *weights)
+        _check_not_negative("loss", self, *weights, "pixel")
         _check(any(getattr(self, w) for w in weights), "loss", "one weight above 0", "all 0")
         _check_positive("loss", self, "temperature", "num_anchors", "num_negatives", "token_layers")
         _check_choice("loss.cam_type", self.cam_type, TRAINING_CAM_TYPES)
@@ -464,3 +469,8 @@ class Config:
     cam: CamConfig = field(default_factory=CamConfig)
     pseudo_label: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+    def __post_init__(self) -> None:
+        gives_pixel = "pixel" not in self.cam.types or self.train.pixel_block
+        types = "no pixel where train.pixel_block is 0 (no online segmentation head)"
+        _check(gives_pixel, "cam.types", types, list(self.cam.types))

@@ -60,21 +60,37 @@ def positive_part(patch_map: Tensor, revive: bool) -> Tensor:
 
 
 def combine(
-    cam_type: str, class_attention: Tensor, patch_map: Tensor, revive: bool = True
+    cam_type: str,
+    class_attention: Tensor,
+    patch_map: Tensor,
+    revive: bool = True,
+    pixel_logits: Tensor | None = None,
 ) -> Tensor:
     """Return the low-resolution CAM of a type, before normalisation.
 
     Args:
-        cam_type: patchcam = ReLU(g), attention = M, fused = sqrt(M * ReLU(g)), or product =
-            M * ReLU(g), which the paper trains with.
+        cam_type: patchcam = ReLU(g), attention = M, fused = sqrt(M * ReLU(g)), product =
+            M * ReLU(g), which the paper trains with, or pixel, each class against the background
+            by the online segmentation head.
         class_attention: M (B, K, h, w) in [0, 1].
         patch_map: g (B, K, h, w) logits.
         revive: see `positive_part`; False where maps are parts of an image, as a part may be
             without the class.
+        pixel_logits: (B, K + 1, h', w'), background first; pixel needs them.
 
     Returns:
-        (B, K, h, w), not negative.
+        (B, K, h, w), not negative; pixel (B, K, h', w').
+
+    Raises:
+        ValueError: another type, or pixel of a model without the head.
     """
+    if cam_type == "pixel":
+        if pixel_logits is None:
+            raise ValueError(
+                "cam.types: expected other types than pixel, as this localiser was trained "
+                "without the online segmentation head (train.pixel_block = 0)."
+            )
+        return (pixel_logits[:, 1:] - pixel_logits[:, :1]).sigmoid()
     if cam_type == "patchcam":
         return positive_part(patch_map, revive)
     if cam_type == "attention":
@@ -85,7 +101,7 @@ def combine(
     if cam_type == "fused":
         floored = product.clamp_min(ROOT_FLOOR).sqrt()  # a root's slope at 0 is infinite
         return torch.where(product > ROOT_FLOOR, floored, 0.0)
-    known = "patchcam, attention, fused or product"
+    known = "patchcam, attention, fused, product or pixel"
     raise ValueError(f"CAM type: expected {known}, got {cam_type!r}.")
 
 

@@ -1,4 +1,4 @@
-"""The STAC localiser: encoder, patch head, projection head; and back from a checkpoint."""
+"""The STAC localiser: encoder and heads; and back from a checkpoint."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cam import POOLING_DECAY, full_precision, pool_patches
+from models.pixel_head import PixelHead
 from models.vit import ClassTokenViT, create_vit
 
 
@@ -19,6 +20,7 @@ class StacOutput(NamedTuple):
     class_attention: Tensor  # (B, K, h, w) in [0, 1]
     feature_map: Tensor  # (B, K, h, w) logits of the attention features, same head
     embedding: Tensor  # (B, E, h, w) for the pixel contrast
+    pixel_logits: Tensor | None  # (B, K + 1, ~H / 4, ~W / 4), background first; None without head
 
 
 class Stac(nn.Module):
@@ -36,7 +38,8 @@ class Stac(nn.Module):
         """Put the heads on an encoder.
 
         Args:
-            encoder: with `num_classes` class tokens.
+            encoder: with `num_classes` class tokens; one that hands out tokens of a middle block
+                gets an online segmentation head on them.
             num_classes: K.
             projection_width: E, channels of the pixel embedding.
             pooling_decay: see `models.cam.pool_patches`.
@@ -56,12 +59,17 @@ class Stac(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(projection_width, projection_width, 1),
         )
+        self.pixel_head = (
+            PixelHead(encoder.width, num_classes, head_padding) if encoder.middle_block else None
+        )
 
     def no_weight_decay(self) -> set[str]:
         """Name the encoder's embeddings."""
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
-    def lr_scale(self, name: str, head_lr_scale: float, layer_decay: float) -> float:
+    def lr_scale(
+        self, name: str, head_lr_scale: float, layer_decay: float, pixel_lr_scale: float = 1.0
+    ) -> float:
         """Return the factor of a parameter's learning rate.
 
         Heads and class tokens are new and take `head_lr_scale`. Class tokens start as copies of one
@@ -73,8 +81,11 @@ class Stac(nn.Module):
             name: of a parameter of this model.
             head_lr_scale: above 0.
             layer_decay: in (0, 1]; 1 for one rate.
+            pixel_lr_scale: of the online segmentation head, above 0.
         """
         part, _, rest = name.partition(".")
+        if part == "pixel_head":
+            return pixel_lr_scale
         if part != "encoder" or rest in ("cls_token", "pos_embed_cls"):
             return head_lr_scale
         return layer_decay ** (len(self.encoder.blocks) + 1 - self.encoder.layer_of(rest))
@@ -96,6 +107,11 @@ class Stac(nn.Module):
             class_attention=tokens.class_attention,
             feature_map=full_precision(self.head(tokens.attention_output)),
             embedding=full_precision(self.projection(tokens.patch_tokens)),
+            pixel_logits=(
+                full_precision(self.pixel_head(images, tokens.middle_tokens))
+                if self.pixel_head
+                else None
+            ),
         )
 
 
@@ -127,6 +143,7 @@ def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> S
         attention_layers=settings["attention_layers"],
         final_norm=settings["final_norm"],
         split_block=settings.get("split_block", 0),  # likewise
+        middle_block=settings.get("pixel_block", 0),  # likewise
     )
     return Stac(
         encoder,

@@ -27,6 +27,7 @@ class Tokens(NamedTuple):
 
     class_tokens: Tensor  # (L, B, C, D) after each block, those before split_block left out
     patch_tokens: Tensor  # (B, D, h, w) after the last block
+    middle_tokens: Tensor | None  # (B, D, h, w) after `middle_block`, None where that is 0
     class_attention: Tensor  # (B, C, h, w) in [0, 1], mean over heads and the last n blocks
     attention_output: Tensor  # (B, D, h, w) mean over blocks, projected, before the residual
 
@@ -51,6 +52,7 @@ class ClassTokenViT(nn.Module):
         attention_layers: int,
         final_norm: bool = False,
         split_block: int = 0,
+        middle_block: int = 0,
     ):
         """Take over the parts of a ViT.
 
@@ -61,6 +63,7 @@ class ClassTokenViT(nn.Module):
             final_norm: pass the last tokens through the ViT's last LayerNorm; the paper
                 does not.
             split_block: first blocks with one class token; the paper's is 0.
+            middle_block: the patch tokens after so many blocks are handed out too; 0 for none.
         """
         super().__init__()
         if not 0 <= split_block < len(vit.blocks):
@@ -74,11 +77,17 @@ class ClassTokenViT(nn.Module):
                 f"train.attention_layers: expected 1 to {len(vit.blocks) - split_block} (the "
                 f"blocks of this backbone{after}), got {attention_layers}."
             )
+        if not 0 <= middle_block <= len(vit.blocks):
+            raise ValueError(
+                f"train.pixel_block: expected 0 to {len(vit.blocks)} (this backbone has "
+                f"{len(vit.blocks)} blocks), got {middle_block}."
+            )
         self.width = vit.embed_dim
         self.patch_size = vit.patch_embed.patch_size
         self.grid_size = vit.patch_embed.grid_size
         self.attention_layers = attention_layers
         self.split_block = split_block
+        self.middle_block = middle_block
         self.frozen_blocks = 0
         self.patch_embed = vit.patch_embed
         self.norm_pre = vit.norm_pre
@@ -142,9 +151,12 @@ class ClassTokenViT(nn.Module):
             x = self.norm_pre(x)  # (B, C or 1 + R + N, D)
             rotary = None if self.rope is None else self.rope.get_embed(shape=grid)  # (N, 2 d)
             output_sum = torch.zeros((), device=x.device)
-            for block in self.blocks[: self.split_block]:
+            middle = None
+            for number, block in enumerate(self.blocks[: self.split_block], 1):
                 x, attention_output, _ = _run_block(block, x, 0, rotary)
                 output_sum = output_sum + attention_output[:, prefix.shape[1] :]
+                if number == self.middle_block:
+                    middle = x[:, prefix.shape[1] :]
         if self.split_block:
             x = torch.cat([x[:, :1] + (own - shared), x[:, 1:]], dim=1)
         num_prefix = x.shape[1] - patches.shape[1]  # C + R
@@ -158,12 +170,15 @@ class ClassTokenViT(nn.Module):
             output_sum = output_sum + attention_output[:, num_prefix:]
             if num_rows:
                 attentions.append(rows[..., num_prefix:])
+            if index + 1 == self.middle_block:
+                middle = x[:, num_prefix:]
         x = self.norm(x)
         states[-1] = x[:, :num_classes]
 
         return Tokens(
             class_tokens=torch.stack(states),
             patch_tokens=_to_map(x[:, num_prefix:], grid),
+            middle_tokens=None if middle is None else _to_map(middle, grid),
             class_attention=_to_map(torch.stack(attentions).mean(0).transpose(1, 2), grid),
             attention_output=_to_map(output_sum / len(self.blocks), grid),
         )

@@ -38,10 +38,28 @@ def test_given_maps_are_not_smoothed_again(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(ablation, "run_script", lambda *arguments: asked.append(arguments))
     args = argparse.Namespace(config=["configs/mtd_cpu.toml"], set=[])
-    ablation.trained_and_scored(tmp_path / "run", tmp_path / "maps", args, [], [], "sha")
+    ablation.trained_and_scored(tmp_path / "run", tmp_path / "maps", args, [], ["train.seed=3"])
     words, *_, changes = asked[0]
     assert words == ["make_saliency.py", "--from-dir", str(tmp_path / "maps")]
-    assert changes == ["saliency.smoothing=0"]
+    assert changes == ["train.seed=3", "saliency.smoothing=0"]
+
+
+@pytest.mark.parametrize(("variant", "has_head"), [("saliency", False), ("full", True)])
+def test_all_cam_types_that_a_variant_has_are_scored(variant, has_head):
+    args = argparse.Namespace(config=["configs/mtd_cpu.toml"], set=[])
+    settings = ablation.scored_settings(args, [f"configs/ablation/{variant}.toml"], [])
+    types = '["patchcam", "attention", "fused", "pixel"]' if has_head else (
+        '["patchcam", "attention", "fused"]'
+    )  # fmt: skip
+    assert settings == [f"cam.types={types}", 'cam.labels=["given"]']
+
+
+def test_table_marks_types_that_a_variant_lacks():
+    headless = [row for row in rows("saliency", 40) if row["cam_type"] != "pixel"]
+    lines = ablation.table([*headless, *rows("full", 50)], "train").splitlines()
+    assert lines[0].endswith("| pixel, agreement | pixel, oracle |")
+    assert lines[2].endswith(" | - | - |") and lines[3].endswith(" | 50.00 ± 0.00 |")
+    assert "pixel" not in ablation.table(headless, "train")
 
 
 def test_a_wrong_variant_is_found_before_anything_is_trained(tmp_path):

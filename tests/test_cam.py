@@ -53,7 +53,13 @@ def test_cam_types_by_hand():
     # sqrt(0.25 * 4) = 1, sqrt(0.5 * 0) = 0
     assert combine("fused", attention, logits).flatten().tolist() == [1.0, 0.0]
     assert combine("product", attention, logits).flatten().tolist() == [1.0, 0.0]
-    with pytest.raises(ValueError, match="expected patchcam, .* or product, got 'grad'"):
+    # Of two classes, each against the background: sigmoid(1 - 1) and sigmoid(2 - 1)
+    pixel_logits = torch.tensor([1.0, 1.0, 2.0]).view(1, 3, 1, 1)
+    pixel = combine("pixel", attention, logits, pixel_logits=pixel_logits).flatten().tolist()
+    assert pixel == pytest.approx([0.5, 0.731059], abs=1e-6)
+    with pytest.raises(ValueError, match=r"pixel, .* without .* head \(train\.pixel_block = 0\)"):
+        combine("pixel", attention, logits)
+    with pytest.raises(ValueError, match="expected patchcam, .* or pixel, got 'grad'"):
         combine("grad", attention, logits)
 
 

@@ -83,17 +83,24 @@ def test_a_later_file_replaces_the_keys_it_has(tmp_path):
 
 
 def test_the_ablation_switches_single_losses_of_any_data_set():
-    losses = {
-        path.stem: configs.load([ROOT / "configs/neu_seg.toml", path]).loss
+    any_types = ['cam.types=["fused"]']
+    variants = {
+        path.stem: configs.load([ROOT / "configs/neu_seg_cpu.toml", path], any_types)
         for path in (ROOT / "configs/ablation").glob("*.toml")
     }
-    whole = configs.load(ROOT / "configs/neu_seg.toml").loss
-    assert losses == {
-        "base": dataclasses.replace(whole, saliency=0.0, contrast=0.0),
-        "contrast": dataclasses.replace(whole, saliency=0.0),
-        "saliency": dataclasses.replace(whole, contrast=0.0),
-        "full": whole,
+    whole = configs.load(ROOT / "configs/neu_seg_cpu.toml", any_types)
+    assert {name: variant.loss for name, variant in variants.items()} == {
+        "base": dataclasses.replace(whole.loss, saliency=0.0, contrast=0.0),
+        "contrast": dataclasses.replace(whole.loss, saliency=0.0),
+        "saliency": dataclasses.replace(whole.loss, contrast=0.0),
+        "paper": whole.loss,
+        "no_contrast": dataclasses.replace(whole.loss, contrast=0.0),
+        "full": whole.loss,
     }
+    headless = dataclasses.replace(whole.train, pixel_block=0)
+    assert {name for name, variant in variants.items() if variant.train == headless} == {
+        "base", "contrast", "saliency", "paper"
+    }  # fmt: skip
 
 
 def test_an_unknown_key_is_named_with_the_closest_and_all_valid_ones(tmp_path):

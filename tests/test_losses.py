@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from configs.schema import LossConfig
 from losses.classification import classification_loss
+from losses.pixel import pixel_loss, pixel_targets
 from losses.saliency import saliency_loss
 from losses.stac import stac_loss
 from losses.token_contrast import token_contrast_loss
@@ -117,17 +118,74 @@ def test_defect_free_images_give_the_token_contrast_a_zero_with_a_gradient():
     assert torch.equal(tokens.grad, torch.zeros_like(tokens))
 
 
+@pytest.mark.parametrize("num_classes", [1, 3, 6])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_pixel_loss_matches_loop_reference(num_classes, dtype, tolerance):
+    labels = labels_of_three_images(num_classes)
+    cams = random_tensor(3, num_classes, 6, 8) * labels[..., None, None]
+    saliency = random_tensor(3, 1, 6, 8, seed=1)
+    logits = 4 * random_tensor(3, num_classes + 1, 3, 4, seed=2)
+    expected = 0.0
+    for b in range(3):
+        present = [k for k in range(num_classes) if labels[b, k]]
+        for y in range(3):
+            for x in range(4):
+                target = [0.0] * (num_classes + 1)
+                for row in (2 * y, 2 * y + 1):  # four pixels fall into one
+                    for column in (2 * x, 2 * x + 1):
+                        salient = saliency[b, 0, row, column].item()
+                        squares = {k: cams[b, k, row, column].item() ** 2 for k in present}
+                        for k in present:
+                            target[k + 1] += salient * squares[k] / sum(squares.values()) / 4
+                target[0] = 1 - sum(target)
+                scores = [math.exp(value) for value in logits[b, :, y, x].tolist()]
+                for share, score in zip(target, scores, strict=True):
+                    expected -= share * math.log(score / sum(scores)) / (3 * 3 * 4)
+    loss = pixel_loss(logits.to(dtype), cams.to(dtype), saliency.to(dtype), labels)
+    assert loss.dtype == dtype
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+
+
+def test_pixel_targets_by_hand():
+    """Of an image of two classes and a defect-free one, both salient."""
+    cams = torch.zeros(2, 2, 1, 3)
+    cams[0, :, 0, 0] = torch.tensor([0.6, 0.3])
+    labels = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    saliency = torch.full((2, 1, 1, 3), 0.8)
+    saliency[0, 0, 0, 2] = 0
+    targets = pixel_targets(cams, saliency, labels, (1, 3))
+    # 0.36 to 0.09; no CAM says where: even; not salient: background
+    expected = torch.tensor([[0.2, 0.2, 1], [0.64, 0.4, 0], [0.16, 0.4, 0]])
+    torch.testing.assert_close(targets[0, :, 0], expected)
+    torch.testing.assert_close(targets[1, :, 0], torch.tensor([[1.0] * 3, [0.0] * 3, [0.0] * 3]))
+    with pytest.raises(ValueError, match="saliency: expected shape"):
+        pixel_targets(cams, saliency[..., :2], labels, (1, 3))
+
+
+def test_the_online_segmentation_head_does_not_move_the_cams():
+    inputs, arguments = stac_inputs(labels_of_three_images(3))
+    logits = random_tensor(3, 4, 3, 3, seed=7).requires_grad_()
+    alone = LossConfig(classification=0, patch=0, token=1e-9, saliency=0, contrast=0, pixel=2)
+    total, terms = stac_loss(**arguments, pixel_logits=logits, settings=alone, generator=seeded())
+    total.backward()
+    assert list(terms) == ["token", "pixel"]
+    assert total.item() == pytest.approx(2 * terms["pixel"].item(), rel=1e-6)
+    assert logits.grad.abs().sum() > 0 and inputs["cam"].grad is None
+
+
 def test_losses_stay_float32_under_autocast():
     labels = labels_of_three_images(3)
     logits = torch.randn(3, 3, dtype=torch.bfloat16)
     tokens = torch.randn(2, 3, 3, 8, dtype=torch.bfloat16)
     cams = torch.rand(3, 3, 4, 5, dtype=torch.bfloat16)
     saliency = torch.rand(3, 1, 4, 5)
+    pixel_logits = torch.randn(3, 4, 2, 2, dtype=torch.bfloat16)
 
     def losses():
         yield classification_loss(logits, labels)
         yield token_contrast_loss(tokens, labels)
         yield saliency_loss(cams, saliency)
+        yield pixel_loss(pixel_logits, cams, saliency, labels)
 
     plain = list(losses())
     with torch.autocast("cpu", torch.bfloat16):

@@ -54,7 +54,7 @@ def test_finer_grids_allow_more(tmp_path):
 def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     seen = []
 
-    def trained(run_dir, maps, args, variants, changes, config_sha):
+    def trained(run_dir, maps, args, variants, changes):
         seen.append((run_dir.name, maps.name, len(variants), changes[0]))
         miou = 10.0 * len(seen)
         rows = [(t, rule) for t in CAM_TYPES for rule in RULES]

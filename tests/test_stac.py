@@ -37,6 +37,7 @@ def run_loss(model, labels, config):
         class_tokens=output.class_tokens,
         cams=cams,
         embedding=output.embedding,
+        pixel_logits=output.pixel_logits,
         labels=labels,
         saliency=saliency,
         settings=config.loss,
@@ -46,7 +47,7 @@ def run_loss(model, labels, config):
 
 def test_output_shapes_and_types():
     torch.manual_seed(0)
-    model = build_stac(settings(), 3, "none").eval()
+    model = build_stac(settings(pixel_block=2), 3, "none").eval()
     output = model(torch.randn(2, 3, *SIZE))
     shapes = {name: tuple(value.shape) for name, value in output._asdict().items()}
     assert shapes == {
@@ -57,16 +58,20 @@ def test_output_shapes_and_types():
         "class_attention": (2, 3, 3, 5),
         "feature_map": (2, 3, 3, 5),
         "embedding": (2, 32, 3, 5),
+        "pixel_logits": (2, 4, 12, 20),
     }
     assert all(value.dtype == torch.float32 for value in output)
+    assert build_stac(settings(), 3, "none").eval()(torch.randn(1, 3, *SIZE)).pixel_logits is None
 
 
 @pytest.mark.parametrize(("padding", "level"), [("replicate", True), ("zeros", False)])
 def test_heads_see_the_patch_itself_past_the_border(padding, level):
     """Of tokens alike everywhere, which replicated padding alone makes a level map."""
     torch.manual_seed(0)
-    model = build_stac(settings(head_padding=padding), 2, "none").eval()
+    model = build_stac(settings(head_padding=padding, pixel_block=1), 2, "none").eval()
     tokens = torch.randn(1, 192, 1, 1).expand(1, 192, 3, 5)
+    maps = model.pixel_head(torch.ones(1, 3, *SIZE), tokens)
+    assert torch.allclose(maps, maps[..., 5:6, 9:10].expand_as(maps), atol=1e-5) == level
     for head in (model.head, model.projection):
         maps = head(tokens)
         assert torch.allclose(maps, maps[..., 1:2, 2:3].expand_as(maps), atol=1e-5) == level
@@ -74,7 +79,7 @@ def test_heads_see_the_patch_itself_past_the_border(padding, level):
 
 def test_every_parameter_gets_a_gradient(tmp_path):
     torch.manual_seed(0)
-    model = build_stac(settings(drop_path=0.0), 3, "none").train()
+    model = build_stac(settings(drop_path=0.0, pixel_block=12), 3, "none").train()
     labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     total, _ = run_loss(model, labels, Config())
     total.backward()
@@ -95,7 +100,8 @@ def test_image_score_is_the_sigmoid_of_the_mean_logit():
 
 def test_model_is_rebuilt_from_its_checkpoint_alone():
     torch.manual_seed(0)
-    config = load("configs/sample.toml", [*OVERRIDES, "train.image_size=[40, 70]"])
+    changes = ["train.image_size=[40, 70]", "train.pixel_block=1"]
+    config = load("configs/sample.toml", [*OVERRIDES, *changes])
     model = build_stac(to_dict(config)["train"], 2, "none").eval()
     checkpoint = {
         "model": model.state_dict(),
@@ -109,8 +115,10 @@ def test_model_is_rebuilt_from_its_checkpoint_alone():
 
 
 def test_learning_rates_fall_towards_the_input_and_are_scaled_for_what_is_new():
-    model = build_stac(settings(depth=2, attention_layers=1, final_norm=True), 2, "none")
-    scale = {name: model.lr_scale(name, 10.0, 0.5) for name, _ in model.named_parameters()}
+    sizes = {"depth": 2, "attention_layers": 1, "final_norm": True, "pixel_block": 1}
+    model = build_stac(settings(**sizes), 2, "none")
+    scale = {name: model.lr_scale(name, 10.0, 0.5, 7.0) for name, _ in model.named_parameters()}
+    assert {s for name, s in scale.items() if name.startswith("pixel_head.")} == {7.0}
     new = ("encoder.cls_token", "encoder.pos_embed_cls", "head.weight", "projection.3.bias")
     assert {scale[name] for name in new} == {10.0}
     assert scale["encoder.norm.weight"] == 1.0

@@ -203,9 +203,26 @@ def test_attention_rows_and_output_match_a_loop_over_heads(num_classes):
 
     single = encoder.float()(images.float())
     for name, value in single._asdict().items():
+        if name == "middle_tokens":
+            continue
         expected = getattr(tokens, name)
         error = (value.double() - expected).norm() / expected.norm()
         assert error <= 1e-5, name
+
+
+@pytest.mark.parametrize("split_block", [0, 1])
+def test_tokens_of_a_middle_block_are_those_of_a_shorter_vit(split_block):
+    vit = tiny_vit()
+    images = torch.randn(2, 3, *SIZE)
+    settings = {"attention_layers": 1, "split_block": split_block}
+    both = ClassTokenViT(vit, 2, middle_block=2, **settings).eval()(images)
+    torch.testing.assert_close(both.middle_tokens, both.patch_tokens)
+    first = ClassTokenViT(vit, 2, middle_block=1, **settings).eval()(images).middle_tokens
+    vit.blocks = vit.blocks[:1]
+    alone = ClassTokenViT(vit, 2 - split_block, attention_layers=1).eval()(images)
+    torch.testing.assert_close(first, alone.patch_tokens)
+    with pytest.raises(ValueError, match=r"train\.pixel_block: expected 0 to 1 .* got 2"):
+        ClassTokenViT(vit, 2, attention_layers=1, middle_block=2)
 
 
 def test_attention_averages_only_the_last_blocks():

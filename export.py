@@ -7,8 +7,9 @@ has. Batch, height and width are free (multiples of the `multiple_of` in the met
 `image`, RGB in [0, 1], resized, less mean, by std. Outputs:
 
   segmentation  logits (B, K + 1, H, W), background first
-  localiser     cam (B, K, h, w), one value a patch (of pixel CAMs four pixels), to be scaled to [0, 1] per image and class,
-                and scores (B, K), the probability that the image shows the class
+  localiser     cam (B, K, h, w), one value a patch (pixel CAMs: one for 4 x 4 pixels), to be
+                scaled to [0, 1] per image and class, and scores (B, K), the probability that the
+                image shows the class
 
 Each file is compared with the PyTorch model on the given pictures, at two sizes, alone and in a
 batch; a file that differs by more than 1e-3 anywhere is not kept. The metadata (metadata_props of

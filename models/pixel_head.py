@@ -41,7 +41,7 @@ class PixelHead(nn.Module):
         )
         self.classify = nn.Conv2d(WIDTH, num_classes + 1, 1)
 
-    def forward(self, images: Tensor, patch_tokens: Tensor) -> Tensor:
+    def forward(self, images: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Segment.
 
         Args:
@@ -49,14 +49,16 @@ class PixelHead(nn.Module):
             patch_tokens: (B, D, h, w).
 
         Returns:
-            (B, K + 1, ceil(H / 4), ceil(W / 4)) logits, background first.
+            Logits (B, K + 1, ceil(H / 4), ceil(W / 4)), background first, and what they are read
+            from, (B, WIDTH, same size), for the pixel contrast.
         """
         detail = self.stem(images)
         tokens = self.norm(patch_tokens.movedim(1, -1)).movedim(-1, 1)
         tokens = F.interpolate(
             self.reduce(tokens), size=detail.shape[-2:], mode="bilinear", align_corners=False
         )
-        return self.classify(self.mix(torch.cat([tokens, detail], dim=1)))
+        features = self.mix(torch.cat([tokens, detail], dim=1))
+        return self.classify(features), features
 
 
 def _convolution(before: int, after: int, stride: int, padding_mode: str) -> nn.Sequential:

@@ -19,7 +19,7 @@ class StacOutput(NamedTuple):
     patch_map: Tensor  # (B, K, h, w) logits
     class_attention: Tensor  # (B, K, h, w) in [0, 1]
     feature_map: Tensor  # (B, K, h, w) logits of the attention features, same head
-    embedding: Tensor  # (B, E, h, w) for the pixel contrast
+    embedding: Tensor  # (B, E, h, w) for the pixel contrast, or of the size of pixel_logits
     pixel_logits: Tensor | None  # (B, K + 1, ~H / 4, ~W / 4), background first; None without head
 
 
@@ -39,7 +39,8 @@ class Stac(nn.Module):
 
         Args:
             encoder: with `num_classes` class tokens; one that hands out tokens of a middle block
-                gets an online segmentation head on them.
+                gets an online segmentation head on them, whose features are the embedding of the
+                pixel contrast. Else that is a projection of the last tokens, as in the paper.
             num_classes: K.
             projection_width: E, channels of the pixel embedding.
             pooling_decay: see `models.cam.pool_patches`.
@@ -53,15 +54,16 @@ class Stac(nn.Module):
         self.scale_pooling = scale_pooling
         border = {"padding": 1, "padding_mode": head_padding}
         self.head = nn.Conv2d(encoder.width, num_classes, 3, **border)
-        self.projection = nn.Sequential(
-            nn.Conv2d(encoder.width, projection_width, 3, **border),
-            nn.BatchNorm2d(projection_width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(projection_width, projection_width, 1),
-        )
-        self.pixel_head = (
-            PixelHead(encoder.width, num_classes, head_padding) if encoder.middle_block else None
-        )
+        self.pixel_head = self.projection = None  # one of them
+        if encoder.middle_block:
+            self.pixel_head = PixelHead(encoder.width, num_classes, head_padding)
+        else:
+            self.projection = nn.Sequential(
+                nn.Conv2d(encoder.width, projection_width, 3, **border),
+                nn.BatchNorm2d(projection_width),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(projection_width, projection_width, 1),
+            )
 
     def no_weight_decay(self) -> set[str]:
         """Name the encoder's embeddings."""
@@ -99,6 +101,10 @@ class Stac(nn.Module):
         tokens = self.encoder(images)
         patch_map = full_precision(self.head(tokens.patch_tokens))
         class_tokens = full_precision(tokens.class_tokens)
+        if self.pixel_head is None:
+            pixel_logits, embedding = None, self.projection(tokens.patch_tokens)
+        else:
+            pixel_logits, embedding = self.pixel_head(images, tokens.middle_tokens)
         return StacOutput(
             class_logits=class_tokens[-1].mean(-1),
             patch_logits=pool_patches(patch_map, self.pooling_decay, self.scale_pooling),
@@ -106,12 +112,8 @@ class Stac(nn.Module):
             patch_map=patch_map,
             class_attention=tokens.class_attention,
             feature_map=full_precision(self.head(tokens.attention_output)),
-            embedding=full_precision(self.projection(tokens.patch_tokens)),
-            pixel_logits=(
-                full_precision(self.pixel_head(images, tokens.middle_tokens))
-                if self.pixel_head
-                else None
-            ),
+            embedding=full_precision(embedding),
+            pixel_logits=None if pixel_logits is None else full_precision(pixel_logits),
         )
 
 

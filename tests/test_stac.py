@@ -57,29 +57,33 @@ def test_output_shapes_and_types():
         "patch_map": (2, 3, 3, 5),
         "class_attention": (2, 3, 3, 5),
         "feature_map": (2, 3, 3, 5),
-        "embedding": (2, 32, 3, 5),
+        "embedding": (2, 64, 12, 20),
         "pixel_logits": (2, 4, 12, 20),
     }
     assert all(value.dtype == torch.float32 for value in output)
-    assert build_stac(settings(), 3, "none").eval()(torch.randn(1, 3, *SIZE)).pixel_logits is None
+    headless = build_stac(settings(), 3, "none").eval()(torch.randn(2, 3, *SIZE))
+    assert headless.pixel_logits is None
+    assert headless.embedding.shape == (2, 32, 3, 5)
 
 
 @pytest.mark.parametrize(("padding", "level"), [("replicate", True), ("zeros", False)])
 def test_heads_see_the_patch_itself_past_the_border(padding, level):
     """Of tokens alike everywhere, which replicated padding alone makes a level map."""
     torch.manual_seed(0)
-    model = build_stac(settings(head_padding=padding, pixel_block=1), 2, "none").eval()
+    with_head = build_stac(settings(head_padding=padding, pixel_block=1), 2, "none").eval()
     tokens = torch.randn(1, 192, 1, 1).expand(1, 192, 3, 5)
-    maps = model.pixel_head(torch.ones(1, 3, *SIZE), tokens)
+    maps, _ = with_head.pixel_head(torch.ones(1, 3, *SIZE), tokens)
     assert torch.allclose(maps, maps[..., 5:6, 9:10].expand_as(maps), atol=1e-5) == level
+    model = build_stac(settings(head_padding=padding), 2, "none").eval()
     for head in (model.head, model.projection):
         maps = head(tokens)
         assert torch.allclose(maps, maps[..., 1:2, 2:3].expand_as(maps), atol=1e-5) == level
 
 
-def test_every_parameter_gets_a_gradient(tmp_path):
+@pytest.mark.parametrize("pixel_block", [0, 12])
+def test_every_parameter_gets_a_gradient(pixel_block):
     torch.manual_seed(0)
-    model = build_stac(settings(drop_path=0.0, pixel_block=12), 3, "none").train()
+    model = build_stac(settings(drop_path=0.0, pixel_block=pixel_block), 3, "none").train()
     labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     total, _ = run_loss(model, labels, Config())
     total.backward()
@@ -119,7 +123,7 @@ def test_learning_rates_fall_towards_the_input_and_are_scaled_for_what_is_new():
     model = build_stac(settings(**sizes), 2, "none")
     scale = {name: model.lr_scale(name, 10.0, 0.5, 7.0) for name, _ in model.named_parameters()}
     assert {s for name, s in scale.items() if name.startswith("pixel_head.")} == {7.0}
-    new = ("encoder.cls_token", "encoder.pos_embed_cls", "head.weight", "projection.3.bias")
+    new = ("encoder.cls_token", "encoder.pos_embed_cls", "head.weight")
     assert {scale[name] for name in new} == {10.0}
     assert scale["encoder.norm.weight"] == 1.0
     assert scale["encoder.blocks.1.mlp.fc1.weight"] == 0.5

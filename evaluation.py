@@ -222,7 +222,8 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
             # Predicted labels exist to test the localiser; its threshold comes from training.
             training_maps = given if given.is_dir() else folder
             beside = out_dir / KINDS["saliency"][0] if "agreement" in rules else None
-            counts = _count_training_maps(training_maps, kind, data, beside)
+            counts = MapCounts(num_classes, config.pseudo_label.salient_from)
+            _count_training_maps(counts, training_maps, kind, data, beside)
             thresholds |= _without_masks(counts, found_without_masks, data.class_names)
         seeds = {rule: LevelledSeeds(thresholds[rule]) for rule in rules if rule in PER_CLASS}
         single = [level for rule, level in thresholds.items() if rule not in PER_CLASS]
@@ -321,13 +322,12 @@ def _maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
 
 
 def _count_training_maps(
-    folder: Path, kind: str, data: Data, saliency_dir: Path | None
-) -> MapCounts:
+    counts: MapCounts, folder: Path, kind: str, data: Data, saliency_dir: Path | None
+) -> None:
     """Count the training split's maps, from which thresholds follow; no mask is opened."""
     records = [r for r in data.split("train") if kind == "cam" or r.classes]
     paths = _maps_of(folder, kind, records)
     salient = _maps_of(saliency_dir, "saliency", records) if saliency_dir else [None] * len(paths)
-    counts = MapCounts(len(data.class_names))
     found = zip(records, paths, salient, strict=True)
     for record, path, beside in tqdm(found, "training maps", len(paths), disable=None):
         maps, classes = _read_map(path, record.classes)
@@ -336,7 +336,6 @@ def _count_training_maps(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     print(f"thresholds from {len(paths)} training maps in {folder}")
-    return counts
 
 
 def _without_masks(

@@ -290,7 +290,7 @@ def choose_thresholds(
     limit = max(1, MAX_THRESHOLD_IMAGES // len(groups))
     chosen = {r.name: r for group in groups for r in group[:: -(-len(group) // limit) or 1]}
     progress = tqdm(chosen.values(), "thresholds", unit="image", disable=None, dynamic_ncols=True)
-    counts = MapCounts(num_classes)
+    counts = MapCounts(num_classes, settings.salient_from)
     for record in progress:
         maps, saliency = maker.maps(record), None
         if settings.threshold_rule == "agreement":

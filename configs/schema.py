@@ -254,8 +254,8 @@ class TrainConfig:
     scale_pooling: bool = True  # its window as a share of the grid; paper: no
     attention_layers: int = 3  # last n blocks averaged into the class attention
     projection_width: int = 256  # channels of the pixel embedding, where there is no pixel_block
-    # The online segmentation head reads the image and the patch tokens after this block; 0 = no
-    # head (paper). It learns from the CAMs and the saliency and gives the CAM type pixel; its
+    # The online segmentation head reads the image, the CAMs and the patch tokens after this block;
+    # 0 = no head (paper). It learns from CAMs and saliency and gives the CAM type pixel; its
     # features are then contrasted, in place of a projection of the last tokens.
     pixel_block: int = 0
     # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
@@ -364,6 +364,9 @@ class PseudoLabelConfig:
     # values); auto: one for all; fixed: `threshold`.
     threshold_rule: str = "agreement"
     threshold: float = 0.6
+    # Above which a saliency map is a defect to agreement; 0 = Otsu's level of all maps. Maps of the
+    # generator normal, and of a fuse with it, have their border at 0.5.
+    salient_from: float = 0.0
     band: float = 0.05  # 255 (ignored) this near the threshold; map values with that at 0.5
     saliency_weight: float = 0.0  # w of cam^(1 - w) * saliency^w; 0 = the CAM alone
     refine: str = "pamr"  # pamr: pixel-adaptive refinement; crf: mean field of a CRF
@@ -373,6 +376,7 @@ class PseudoLabelConfig:
     def __post_init__(self) -> None:
         _check_choice("pseudo_label.threshold_rule", self.threshold_rule, THRESHOLD_RULES)
         _check_share("pseudo_label.threshold", self.threshold)
+        _check_share("pseudo_label.salient_from", self.salient_from)
         _check(0 <= self.band < 0.5, "pseudo_label.band", "in [0, 0.5)", self.band)
         _check_share("pseudo_label.saliency_weight", self.saliency_weight)
         _check_choice("pseudo_label.refine", self.refine, REFINEMENTS)

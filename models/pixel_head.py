@@ -1,16 +1,16 @@
-"""An online segmentation head: what the CAMs and the saliency of a batch teach, pixel by pixel."""
+"""An online segmentation head: the CAMs of a localiser, brought to the pixels of the image."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIDE = 4  # pixels of the image to a pixel of the result
-STEM_WIDTHS = (24, 48, 48)
+STEM_WIDTH = 48  # channels of what is seen in the image
 WIDTH = 64
+LEAST_ATTENTION = 1e-3  # of a patch, beside the mean of 1
 
 
 class PixelHead(nn.Module):
-    """Segments an image at a quarter of its size, from patch tokens and the image itself.
+    """Segments an image at a quarter of its size, from CAMs, patch tokens and the image itself.
 
     The CAMs of a ViT lie on its grid of patches, 8 to 16 pixels wide. The tokens know what lies in
     a patch, a few convolutions of the image where in it the border runs.
@@ -25,39 +25,44 @@ class PixelHead(nn.Module):
             padding_mode: of the 3 x 3 convolutions, as `torch.nn.Conv2d` names it.
         """
         super().__init__()
-        strides = (2, 2, 1)
-        widths = (3, *STEM_WIDTHS)
         self.stem = nn.Sequential(
-            *(
-                _convolution(before, after, stride, padding_mode)
-                for before, after, stride in zip(widths, STEM_WIDTHS, strides, strict=False)
-            )
+            _convolution(3, STEM_WIDTH // 2, 2, padding_mode),
+            _convolution(STEM_WIDTH // 2, STEM_WIDTH, 2, padding_mode),
+            _convolution(STEM_WIDTH, STEM_WIDTH, 1, padding_mode),
         )
         self.norm = nn.LayerNorm(token_width)
         self.reduce = nn.Conv2d(token_width, WIDTH, 1)
         self.mix = nn.Sequential(
-            _convolution(WIDTH + STEM_WIDTHS[-1], WIDTH, 1, padding_mode),
+            _convolution(2 * num_classes + WIDTH + STEM_WIDTH, WIDTH, 1, padding_mode),
             _convolution(WIDTH, WIDTH, 1, padding_mode),
         )
         self.classify = nn.Conv2d(WIDTH, num_classes + 1, 1)
 
-    def forward(self, images: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, patch_tokens: Tensor, patch_map: Tensor, class_attention: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Segment.
 
         Args:
             images: (B, 3, H, W) normalised.
             patch_tokens: (B, D, h, w).
+            patch_map: g (B, K, h, w) logits; taken as constants, as the next.
+            class_attention: M (B, K, h, w) in [0, 1].
 
         Returns:
             Logits (B, K + 1, ceil(H / 4), ceil(W / 4)), background first, and what they are read
             from, (B, WIDTH, same size), for the pixel contrast.
         """
         detail = self.stem(images)
-        tokens = self.norm(patch_tokens.movedim(1, -1)).movedim(-1, 1)
-        tokens = F.interpolate(
-            self.reduce(tokens), size=detail.shape[-2:], mode="bilinear", align_corners=False
+        tokens = self.reduce(self.norm(patch_tokens.movedim(1, -1)).movedim(-1, 1))
+        attention = (
+            class_attention.detach() * class_attention[0, 0].numel()
+        )  # 1 on average, at most
+        coarse = [tokens, patch_map.detach(), (attention + LEAST_ATTENTION).log()]
+        coarse = F.interpolate(
+            torch.cat(coarse, dim=1), size=detail.shape[-2:], mode="bilinear", align_corners=False
         )
-        features = self.mix(torch.cat([tokens, detail], dim=1))
+        features = self.mix(torch.cat([coarse, detail], dim=1))
         return self.classify(features), features
 
 

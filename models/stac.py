@@ -20,7 +20,7 @@ class StacOutput(NamedTuple):
     class_attention: Tensor  # (B, K, h, w) in [0, 1]
     feature_map: Tensor  # (B, K, h, w) logits of the attention features, same head
     embedding: Tensor  # (B, E, h, w) for the pixel contrast, or of the size of pixel_logits
-    pixel_logits: Tensor | None  # (B, K + 1, ~H / 4, ~W / 4), background first; None without head
+    pixel_logits: Tensor | None = None  # (B, K + 1, ~H / 4, ~W / 4) of the head, background first
 
 
 class Stac(nn.Module):
@@ -104,7 +104,9 @@ class Stac(nn.Module):
         if self.pixel_head is None:
             pixel_logits, embedding = None, self.projection(tokens.patch_tokens)
         else:
-            pixel_logits, embedding = self.pixel_head(images, tokens.middle_tokens)
+            pixel_logits, embedding = self.pixel_head(
+                images, tokens.middle_tokens, patch_map, tokens.class_attention
+            )
         return StacOutput(
             class_logits=class_tokens[-1].mean(-1),
             patch_logits=pool_patches(patch_map, self.pooling_decay, self.scale_pooling),

@@ -127,6 +127,18 @@ def test_saliency_of_one_value_is_nothing_to_agree_with():
     assert counts.agreement() == [counts.auto()] * 2
 
 
+def test_what_counts_as_salient_can_be_set():
+    maps, saliency = np.array([[[0.1, 0.4, 0.9]]]), np.array([[0.0, 0.4, 0.8]])
+    thresholds = {}
+    for salient_from in (0.0, 0.3, 0.5):
+        counts = MapCounts(1, salient_from)
+        counts.add(maps, (0,), saliency)
+        (thresholds[salient_from],) = counts.agreement()
+    # Otsu's cut of 0, 0.4 and 0.8, the lowest of equals, is 0.2: the upper two are salient
+    assert thresholds[0.0] == thresholds[0.3] == pytest.approx((26 + 0.5) / 255)
+    assert thresholds[0.5] == pytest.approx((102 + 0.5) / 255)
+
+
 def test_saliency_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"saliency map of the size \(2, 3\), got \(3, 2\)"):
         MapCounts(1).add(np.zeros((1, 2, 3)), (0,), np.zeros((3, 2)))

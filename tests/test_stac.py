@@ -72,7 +72,8 @@ def test_heads_see_the_patch_itself_past_the_border(padding, level):
     torch.manual_seed(0)
     with_head = build_stac(settings(head_padding=padding, pixel_block=1), 2, "none").eval()
     tokens = torch.randn(1, 192, 1, 1).expand(1, 192, 3, 5)
-    maps, _ = with_head.pixel_head(torch.ones(1, 3, *SIZE), tokens)
+    level_maps = torch.full((2, 1, 2, 3, 5), 0.1)
+    maps, _ = with_head.pixel_head(torch.ones(1, 3, *SIZE), tokens, *level_maps)
     assert torch.allclose(maps, maps[..., 5:6, 9:10].expand_as(maps), atol=1e-5) == level
     model = build_stac(settings(head_padding=padding), 2, "none").eval()
     for head in (model.head, model.projection):

@@ -18,13 +18,16 @@ from segmentation.networks import build_network
 CLASSES = ["inclusion", "patches"]
 
 
-def write_run(out, backbone, encoder, network):
+def write_run(out, backbone, encoder, network, cam_type="fused"):
     """Write untrained checkpoints of both stages."""
     train = {"backbone": backbone, "pretrained": "none", "depth": 2, "image_size": [32, 32]}
     train |= {"projection_width": 8, "attention_layers": 1}
+    train |= {"pixel_block": int(cam_type == "pixel")}
     segmentation = {"network": network, "encoder": encoder, "pretrained": "none"}
     segmentation |= {"image_size": [64, 64]}
-    config = to_dict(from_dict({"train": train, "segmentation": segmentation}))
+    config = to_dict(
+        from_dict({"train": train, "segmentation": segmentation, "cam": {"types": [cam_type]}})
+    )
     content = {"config": config, "class_names": CLASSES, "progress": {}}
     content |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
     torch.manual_seed(0)
@@ -92,14 +95,17 @@ def test_metadata_tell_how_the_model_is_used(exported):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "encoder", "network", "form"),
+    ("backbone", "encoder", "network", "form", "cam_type"),
     [
-        ("vit_small_patch14_dinov2", "tu-resnet10t", "unet", "onnx"),
-        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch"),
+        ("vit_small_patch14_dinov2", "tu-resnet10t", "unet", "onnx", "pixel"),
+        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch", "pixel"),
+        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch", "attention"),
     ],
 )
-def test_other_models_are_exported(tmp_path, photos, backbone, encoder, network, form, capsys):
-    write_run(tmp_path, backbone, encoder, network)
+def test_other_models_are_exported(
+    tmp_path, photos, backbone, encoder, network, form, cam_type, capsys
+):
+    write_run(tmp_path, backbone, encoder, network, cam_type)
     export.main([str(photos / "a.png"), "--run", str(tmp_path), "--format", form])
     assert capsys.readouterr().out.count("differs from PyTorch by at most") == 2
 

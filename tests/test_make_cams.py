@@ -24,9 +24,9 @@ OVERRIDES = [
     "train.backbone=deit_tiny_patch16_224",
     "train.pretrained=none",
     "train.image_size=[48,64]",
-    "train.projection_width=16",
+    "train.pixel_block=2",
     "train.amp=off",
-    'cam.types=["patchcam","fused"]',
+    'cam.types=["patchcam","fused","pixel"]',
     'cam.labels=["given","predicted"]',
     "cam.scales=[1.0,1.5]",
     "cam.batch_size=4",
@@ -72,12 +72,22 @@ def test_every_image_gets_its_labelled_maps_at_native_size(run_dir):
     found = records(run_dir)
     assert len(found) == 9
     for record in found:
-        for folder in ("cams", "cams_fused"):
+        for folder in ("cams", "cams_fused", "cams_pixel"):
             cam = read_cam(run_dir / folder / f"{record.name}.npz")
             assert cam.cam.shape == (len(record.classes), *read_image(record.image).shape[:2])
             assert tuple(cam.classes) == record.classes
             assert cam.scores.shape == (3,)
             assert all(m.min() == 0 and m.max() == 1 for m in cam.cam)
+
+
+def test_pixel_maps_are_refused_of_a_localiser_without_the_head(tmp_path):
+    settings = to_dict(load("configs/sample.toml", [*OVERRIDES, "cam.types=['fused']"]))["train"]
+    model = build_stac(settings | {"pixel_block": 0}, 3, "none").eval()
+    cam = CamConfig(types=("pixel",))
+    with pytest.raises(ValueError, match=r"train\.pixel_block = 0"):
+        localisation.scaled_cams(model, [torch.zeros(1, 3, 48, 64)], cam, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"cam\.types: expected no pixel where train\.pixel_block"):
+        run(tmp_path, "train.pixel_block=0")
 
 
 def test_predicted_maps_follow_the_scores(run_dir):

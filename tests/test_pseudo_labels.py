@@ -162,7 +162,7 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
     meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
     made = {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05, "thresholds": [0.5] * 3}
-    made |= {"refine": "pamr", "max_area": 0.95}
+    made |= {"refine": "pamr", "max_area": 0.95, "salient_from": 0.0}
     assert meta == {**made, "saliency_weight": 0.0, "refine_steps": 0}
 
     printed = capsys.readouterr().out

@@ -21,7 +21,7 @@ from configs import Config, fingerprint, load
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from configs.schema import CAM_TYPES
 
-VARIANTS = ("base", "contrast", "saliency", "paper", "no_contrast", "full")
+VARIANTS = ("base", "contrast", "saliency", "full")
 RULES = ("agreement", "oracle")
 AS_THEY_ARE = ["saliency.smoothing=0"]  # maps that are given
 

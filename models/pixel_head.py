@@ -55,13 +55,10 @@ class PixelHead(nn.Module):
         """
         detail = self.stem(images)
         tokens = self.reduce(self.norm(patch_tokens.movedim(1, -1)).movedim(-1, 1))
-        attention = (
-            class_attention.detach() * class_attention[0, 0].numel()
-        )  # 1 on average, at most
-        coarse = [tokens, patch_map.detach(), (attention + LEAST_ATTENTION).log()]
-        coarse = F.interpolate(
-            torch.cat(coarse, dim=1), size=detail.shape[-2:], mode="bilinear", align_corners=False
-        )
+        num_patches = class_attention[0, 0].numel()
+        attention = class_attention.detach() * num_patches  # at most 1 on average
+        coarse = torch.cat([tokens, patch_map.detach(), (attention + LEAST_ATTENTION).log()], dim=1)
+        coarse = F.interpolate(coarse, size=detail.shape[-2:], mode="bilinear", align_corners=False)
         features = self.mix(torch.cat([coarse, detail], dim=1))
         return self.classify(features), features
 

@@ -12,6 +12,7 @@ from models.stac import Stac, build_stac, stac_from_checkpoint
 
 OVERRIDES = ["data.sample_train=4", "data.sample_test=2", "train.head_padding=replicate"]
 OVERRIDES += ["train.split_block=1", "train.final_norm=true"]
+OVERRIDES += ["train.pixel_block=1", 'cam.types=["pixel","fused"]']
 
 
 def released_model(num_classes: int = 3) -> Stac:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from configs.schema import LossConfig
 from losses.classification import classification_loss
-from losses.pixel import pixel_loss, pixel_targets
+from losses.pixel import dice_loss, pixel_loss, pixel_targets
 from losses.saliency import saliency_loss
 from losses.stac import stac_loss
 from losses.token_contrast import token_contrast_loss
@@ -125,9 +125,10 @@ def test_pixel_loss_matches_loop_reference(num_classes, dtype, tolerance):
     cams = random_tensor(3, num_classes, 6, 8) * labels[..., None, None]
     saliency = random_tensor(3, 1, 6, 8, seed=1)
     logits = 4 * random_tensor(3, num_classes + 1, 3, 4, seed=2)
-    expected = 0.0
+    expected, dice = 0.0, []
     for b in range(3):
         present = [k for k in range(num_classes) if labels[b, k]]
+        sums = {k: [0.0, 0.0, 0.0] for k in present}  # of both, of found, of sought
         for y in range(3):
             for x in range(4):
                 target = [0.0] * (num_classes + 1)
@@ -139,11 +140,33 @@ def test_pixel_loss_matches_loop_reference(num_classes, dtype, tolerance):
                             target[k + 1] += salient * squares[k] / sum(squares.values()) / 4
                 target[0] = 1 - sum(target)
                 scores = [math.exp(value) for value in logits[b, :, y, x].tolist()]
-                for share, score in zip(target, scores, strict=True):
-                    expected -= share * math.log(score / sum(scores)) / (3 * 3 * 4)
+                shares = [score / sum(scores) for score in scores]
+                for sought, found in zip(target, shares, strict=True):
+                    expected -= sought * math.log(found) / (3 * 3 * 4)
+                for k in present:
+                    found, sought = shares[k + 1], target[k + 1]
+                    terms = (found * sought, found**2, sought**2)
+                    sums[k] = [old + new for old, new in zip(sums[k], terms, strict=True)]
+        dice += [
+            1 - (2 * both + 1e-3) / (found + sought + 1e-3) for both, found, sought in sums.values()
+        ]
+    expected += sum(dice) / max(len(dice), 1)
     loss = pixel_loss(logits.to(dtype), cams.to(dtype), saliency.to(dtype), labels)
     assert loss.dtype == dtype
     assert loss.item() == pytest.approx(expected, rel=tolerance)
+
+
+def test_dice_by_hand():
+    found = torch.tensor([[[[1.0, 1.0]], [[0.5, 0.5]]], [[[0.0, 0.0]], [[0.9, 0.9]]]])
+    sought = torch.tensor([[[[1.0, 0.0]], [[0.5, 0.5]]], [[[0.0, 0.0]], [[0.0, 0.0]]]])
+    # twice 1 of 2 + 1; equal; nothing found where nothing is sought; a class that is absent
+    labels = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    assert dice_loss(found, sought, labels).item() == pytest.approx(1 / 3 / 3, abs=1e-3)
+    assert dice_loss(found, sought, torch.zeros(2, 2)).item() == 0
+    small, large = torch.zeros(2, 1, 1, 8, 8)
+    small[..., 0, 0], large[..., :4] = 1, 1
+    halves = [dice_loss(maps / 2, maps, torch.ones(1, 1)).item() for maps in (small, large)]
+    assert halves == pytest.approx([0.2, 0.2], abs=1e-3)  # whatever the size
 
 
 def test_pixel_targets_by_hand():

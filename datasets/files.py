@@ -108,7 +108,7 @@ def read_saliency(path: Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not a picture, or damaged.
     """
-    return _read_grey(path, "a saliency map").astype(np.float32) / 255
+    return _to_8_bit(_read_grey(path, "a saliency map"), path).astype(np.float32) / 255
 
 
 def read_mask(path: Path, num_classes: int) -> np.ndarray:
@@ -161,11 +161,16 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
 def read_levels(path: Path) -> np.ndarray:
     """Read a grey mask as (H, W) uint8 levels; colour is turned to grey.
 
+    Of a 16-bit mask whose values end at 255 these are the levels: scaled, it would be empty.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a picture, or damaged.
     """
-    return _read_grey(path, "a mask")
+    levels = _read_grey(path, "a mask")
+    if np.issubdtype(levels.dtype, np.integer) and 0 <= levels.min() <= levels.max() <= 255:
+        return levels.astype(np.uint8)
+    return _to_8_bit(levels, path)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -266,7 +271,7 @@ def _decode_colour(data: bytes) -> np.ndarray:
 
 
 def _read_grey(path: Path, what: str) -> np.ndarray:
-    """Read a picture of any mode as (H, W) uint8 grey levels."""
+    """Read a picture of any mode as (H, W) grey levels, of the depth that it has."""
     data = _read_bytes(path, what)
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -274,7 +279,7 @@ def _read_grey(path: Path, what: str) -> np.ndarray:
             pixels = np.array(picture if deep else picture.convert("L"))
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise _damaged(path, "a grey picture", str(error)) from error
-    return _to_8_bit(pixels, path)
+    return pixels
 
 
 def _read_single_channel(path: Path, what: str) -> np.ndarray:

@@ -223,16 +223,23 @@ def test_webp_is_a_picture(tmp_path):
     assert (read_image(tmp_path / "a.webp") == COLOUR).all()
 
 
-def test_grey_truth_belongs_to_the_only_class_from_the_mask_level_on(tmp_path):
-    path = save(tmp_path / "a.png", np.array([[0, 127, 128, 255]], np.uint8))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])  # 8-bit levels in a 16-bit file
+def test_grey_truth_belongs_to_the_only_class_from_the_mask_level_on(tmp_path, dtype):
+    path = save(tmp_path / "a.png", np.array([[0, 127, 128, 255]], dtype))
     truth = read_truth(record(path, 2, mask_level=128), 5)
     assert truth.dtype == np.uint8
     assert truth.tolist() == [[0, 0, 3, 3]]  # class 2 has mask value 3
     assert read_truth(record(path, mask_level=128), 5).tolist() == [[0, 0, 0, 0]]  # defect-free
 
 
-def test_grey_truth_of_a_class_that_never_reaches_the_mask_level_is_refused(tmp_path):
-    path = save(tmp_path / "a.png", np.array([[0, 1, 1, 0]], np.uint8))
+def test_16_bit_truth_of_full_range_is_scaled(tmp_path):
+    path = save(tmp_path / "a.png", np.array([[0, 127 * 257, 128 * 257, 65535]], np.uint16))
+    assert read_truth(record(path, 2, mask_level=128), 5).tolist() == [[0, 0, 3, 3]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_truth_of_a_class_that_never_reaches_the_mask_level_is_refused(tmp_path, dtype):
+    path = save(tmp_path / "a.png", np.array([[0, 1, 1, 0]], dtype))
     message = r"a\.png: expected .* with defects from 128 on, got 0\.\.1\. Set data\.mask_level=1 "
     with pytest.raises(ValueError, match=message):
         read_truth(record(path, 2, mask_level=128), 5)

@@ -43,6 +43,7 @@ TINY = [
     "refinement.steps=2",
     "refinement.batch_size=4",
     "train.depth=2",
+    "train.pixel_block=2",
     "train.image_size=[64,80]",
     "train.epochs=2",
     "train.projection_width=16",
@@ -136,7 +137,7 @@ def test_every_result_names_what_it_is(finished):
 def test_table_and_sheet_show_the_run(finished, capsys):
     evaluation.main(["--out", str(finished / "run"), "--table"])
     printed = capsys.readouterr().out
-    for stage in ("saliency", "cam (fused)", "pseudo_label", "segmentation"):
+    for stage in ("saliency", "cam (pixel)", "pseudo_label", "segmentation"):
         assert f"| {stage} " in printed
     make_sheet.main([*flags(finished), "--count", "3"])
     sheet = read_image(finished / "run/sheet_test.png")

@@ -59,6 +59,7 @@ TINY = [
     "train.pretrained=none",
     "train.patch_size=16",
     "train.depth=1",
+    "train.pixel_block=0",
     "train.attention_layers=1",
     "train.image_size=[64,80]",
     "train.projection_width=8",

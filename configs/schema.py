@@ -254,9 +254,10 @@ class TrainConfig:
     scale_pooling: bool = True  # its window as a share of the grid; paper: no
     attention_layers: int = 3  # last n blocks averaged into the class attention
     projection_width: int = 256  # channels of the pixel embedding, where there is no pixel_block
-    # The online segmentation head reads the image, the CAMs and the patch tokens after this block;
-    # 0 = no head (paper). It learns from CAMs and saliency and gives the CAM type pixel; its
-    # features are then contrasted, in place of a projection of the last tokens.
+    # The online segmentation head reads the image, the CAMs and the patch tokens after this block,
+    # which it trains unless they are frozen; 0 = no head (paper). It learns from CAMs and saliency
+    # and gives the CAM type pixel; its features are then contrasted, in place of a projection of
+    # the last tokens.
     pixel_block: int = 0
     # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
     # of a map whose logits are negative there, or replicate, the border itself.

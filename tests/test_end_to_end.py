@@ -43,7 +43,6 @@ TINY = [
     "refinement.steps=2",
     "refinement.batch_size=4",
     "train.depth=2",
-    "train.pixel_block=2",
     "train.image_size=[64,80]",
     "train.epochs=2",
     "train.projection_width=16",

@@ -23,7 +23,6 @@ SETTINGS = [
     "train.backbone=deit_tiny_patch16_224",
     "train.pretrained=none",
     "train.depth=2",
-    "train.pixel_block=2",
     "train.image_size=[32,32]",
     "train.projection_width=8",
     "train.attention_layers=1",

@@ -1,10 +1,11 @@
 """Take over a checkpoint.pth of the authors' released code, so that make_cams.py can go on with it.
 
   python import_checkpoint.py --config configs/neu_seg.toml --out runs/theirs --file checkpoint.pth
-  python make_cams.py --config configs/neu_seg.toml --out runs/theirs
+  python make_cams.py --out runs/theirs
 
 The released code runs 8 attention heads on weights of 6; its checkpoints are read with 8. Class
-names, in the order of the checkpoint's class tokens, come from the data set of --config.
+names, in the order of the checkpoint's class tokens, come from the data set of --config. What the
+file decides goes over that config into the run folder's config.toml, which later stages take.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import to_dict
-from configs.command_line import load_run, run_stage, stage_parser
+from configs.command_line import load_run, run_stage, save_config, stage_parser
 from datasets.sources import read_data
 from models.checkpoint import save_checkpoint
 from models.released import RELEASED_HEADS, convert_released
@@ -42,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     train = dataclasses.replace(config.train, **found)
     types = tuple(cam_type for cam_type in config.cam.types if cam_type != "pixel")
     cam = dataclasses.replace(config.cam, types=types or ("patchcam",))
+    config = dataclasses.replace(config, train=train, cam=cam)
     mean, std = normalisation(train.backbone)
     content = {
         "model": weights,
-        "config": to_dict(dataclasses.replace(config, train=train, cam=cam)),
+        "config": to_dict(config),
         "class_names": class_names,
         "mean": list(mean),
         "std": list(std),
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{args.file}: expected weights of {train.backbone}: {reason}") from error
+    save_config(config, out_dir)
     save_checkpoint(target, content)
     print(
         f"wrote {target}: {train.backbone} with {len(class_names)} class tokens at "
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"warning: read with {args.heads} attention heads, as the released code trains; a file "
         "trained otherwise needs --heads."
     )
-    print(f"next: python make_cams.py --config {' '.join(args.config)} --out {out_dir}")
+    print(f"next: python make_cams.py --out {out_dir}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import import_checkpoint
+import make_cams
 from configs import load, to_dict
 from models.checkpoint import load_checkpoint
 from models.stac import Stac, build_stac, stac_from_checkpoint
@@ -20,7 +21,7 @@ def released_model(num_classes: int = 3) -> Stac:
     config = load("configs/sample.toml", ["train.num_heads=8", "train.image_size=[64,64]"])
     torch.manual_seed(0)
     settings = to_dict(config)["train"] | {"patch_size": 16, "depth": 2, "scale_pooling": False}
-    settings["head_padding"] = "zeros"
+    settings |= {"head_padding": "zeros", "pixel_block": 0}
     model = build_stac(settings, num_classes, "none").eval()
     torch.nn.init.normal_(model.encoder.cls_token)
     return model
@@ -51,6 +52,15 @@ def test_an_imported_checkpoint_computes_what_it_did(tmp_path, capsys):
     for expected, got in zip(model(images), again(images), strict=True):
         torch.testing.assert_close(got, expected)
     assert "warning: read with 8 attention heads" in capsys.readouterr().out
+
+
+def test_make_cams_goes_on_in_the_run_folder(tmp_path):
+    path = run(tmp_path, {"model": released_state(released_model())})
+
+    out = path.parent.parent
+    assert load(out / "config.toml").cam.types == ("fused",)  # that of the head is not there
+    make_cams.main(["--out", str(out), "--device", "cpu"])
+    assert len(list((out / "cams").glob("*.npz"))) == 6
 
 
 def test_heads_of_another_training_can_be_named(tmp_path):

@@ -83,7 +83,7 @@ def test_training_never_opens_a_mask(sample_dir, monkeypatch):
 def test_log_and_checkpoints_hold_what_later_stages_need(straight_run):
     log = [json.loads(line) for line in (straight_run / "stac/log.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4)]
-    terms = {"total", "classification", "patch", "token", "saliency", "contrast"}
+    terms = {"total", "classification", "patch", "token", "saliency", "contrast", "pixel"}
     assert terms == set(log[0]["train"])
     assert terms | {"map"} == set(log[0]["val"])
     # Rate of the last step of a cosine that ends there.
@@ -187,7 +187,7 @@ def test_gradients_of_several_batches_make_one_step(sample_dir):
 def test_accumulated_gradients_equal_those_of_one_batch(sample_dir):
     """Without augmentation, contrast and batch statistics, 2 + 2 + 2 images weigh as 6 do."""
     same = ["train.flip=false", "train.jitter=0", "loss.contrast=0", "train.epochs=1"]
-    same += ["train.drop_path=0"]
+    same += ["train.drop_path=0", "train.pixel_block=0", 'cam.types=["fused"]']
     weights = []
     for name, sizes in (
         ("split", ["train.batch_size=2", "train.accumulate=3"]),

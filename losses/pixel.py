@@ -7,7 +7,6 @@ from losses.inputs import check_saliency, full_precision
 
 SHARPNESS = 2  # the share of a class is its CAM to this power
 LEAST_CAM = 1e-3  # so that a salient pixel is shared evenly where all CAMs are 0
-DEFECT_FREE_WEIGHT = 0.2  # of an image without a class, in the cross-entropy
 DICE_FLOOR = 1e-3  # pixels, so that a class found nowhere and sought nowhere costs nothing
 
 
@@ -16,9 +15,7 @@ def pixel_loss(
 ) -> torch.Tensor:
     """Cross-entropy with soft targets (see `pixel_targets`) plus the Dice loss of present classes.
 
-    Most pixels show no defect, so cross-entropy alone has little to say about narrow ones. For
-    the same reason images without a class count less: half a batch of them makes a head that sees
-    no defect where it is not sure.
+    Most pixels show no defect, so cross-entropy alone has little to say about narrow ones.
 
     Args:
         logits: (B, K + 1, h, w), background first.
@@ -27,7 +24,7 @@ def pixel_loss(
         labels: (B, K) multi-hot.
 
     Returns:
-        0-d float32: mean over pixels, weighted by image, plus mean over the classes of all images.
+        0-d float32, mean over pixels plus mean over the classes of all images.
 
     Raises:
         ValueError: saliency does not have the size of the CAMs.
@@ -35,11 +32,8 @@ def pixel_loss(
     with torch.no_grad():
         targets = pixel_targets(cams, saliency, labels, tuple(logits.shape[-2:]))
     logits = full_precision(logits)
-    cross_entropy = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean(dim=(-2, -1))
-    defective = labels.any(dim=1).to(cross_entropy.dtype)
-    weights = DEFECT_FREE_WEIGHT + (1 - DEFECT_FREE_WEIGHT) * defective
-    dice = dice_loss(logits.softmax(dim=1)[:, 1:], targets[:, 1:], labels)
-    return (weights * cross_entropy).mean() + dice
+    cross_entropy = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    return cross_entropy + dice_loss(logits.softmax(dim=1)[:, 1:], targets[:, 1:], labels)
 
 
 def dice_loss(shares: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ for each kind of guidance and each image size on the training split, writes all 
 them with given labels and prints a Markdown table. The rows of true masks are a bound for what
 better saliency can bring: their localisers are trained with pixel masks and are no result of the
 method. A finished training is not repeated; a stopped one continues when the same command is given
-again. --grids-only stops before the trainings.
+again. --guidance trains some kinds alone, --grids-only none.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from metrics import GRID, ThresholdSweep
 from models.cam import min_max
 from models.vit import create_vit
 
-GUIDANCE = ("none", "saliency", "true masks")
+GUIDANCE = ("none", "saliency", "true_masks")
 UNGUIDED = str(ROOT / "configs/ablation/base.toml")
 
 
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--from-dir", type=Path, required=True, metavar="DIR", help="the saliency maps"
     )
     parser.add_argument("--sizes", nargs="+", type=int, default=[224], metavar="PIXELS")
+    parser.add_argument(
+        "--guidance", nargs="+", choices=GUIDANCE, default=GUIDANCE, help="default: all three"
+    )
     parser.add_argument("--grids-only", action="store_true", help="train nothing")
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
@@ -62,17 +65,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(grid_table(data.split(config.data.eval_split), grids, data.class_names))
     if args.grids_only:
         return
-    write_true_masks(list(records.values()), out_dir / "true_masks", num_classes)
-    maps_of = dict.fromkeys(GUIDANCE, args.from_dir.resolve())
-    maps_of["true masks"] = out_dir.resolve() / "true_masks"
+    true_masks = out_dir.resolve() / "true_masks"
+    if "true_masks" in args.guidance:
+        write_true_masks(list(records.values()), true_masks, num_classes)
     rows = []
     for size in args.sizes:
-        for guidance, maps in maps_of.items():
+        for guidance in args.guidance:
+            maps = true_masks if guidance == "true_masks" else args.from_dir.resolve()
             variants = [UNGUIDED] if guidance == "none" else []
             changes = scored_settings(args, variants, [f"train.image_size=[{size},{size}]"])
-            run_dir = out_dir / f"{guidance.replace(' ', '_')}_{size}"
+            run_dir = out_dir / f"{guidance}_{size}"
             found = trained_and_scored(run_dir, maps, args, variants, changes)
-            rows += [{"variant": f"{guidance}, {size} px", **row} for row in found]
+            name = f"{guidance.replace('_', ' ')}, {size} px"
+            rows += [{"variant": name, **row} for row in found]
     print(table(rows, config.data.eval_split))
 
 

@@ -80,3 +80,6 @@ def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     cells = [line.split(" | ") for line in lines[-6:]]
     assert cells[0][:3] == ["| none, 32 px", "1", "10.00 ± 0.00"]
     assert cells[5][:3] == ["| true masks, 48 px", "1", "60.00 ± 0.00"]
+    seen.clear()
+    oracle.main(["--guidance", "saliency", *flags])
+    assert [name for name, *_ in seen] == ["saliency_32", "saliency_48"]

@@ -18,7 +18,7 @@ is part of every result:
   auto       found without masks, on the maps of the training split (Otsu's method)
   class      of CAMs: likewise, one for each class; classes then compete by their rescaled maps
   agreement  of CAMs: for each class the one whose seeds agree best with the saliency maps of the
-             training split
+             training split (IoU, mean over images)
   oracle     the best of a sweep on the very masks that are scored: an upper bound, not a result
 """
 
@@ -50,7 +50,7 @@ from metrics import (
     ThresholdSweep,
 )
 from results import KINDS, append_results, percent, results_table, write_results_csv
-from seeds import MapCounts, levelled, seed_mask
+from seeds import MapCounts, levelled, salient_level, seed_mask
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
 WITH_THRESHOLD = ("saliency", "cam")
@@ -222,8 +222,8 @@ def score_run(config: Config, out_dir: Path, args: argparse.Namespace) -> None:
             # Predicted labels exist to test the localiser; its threshold comes from training.
             training_maps = given if given.is_dir() else folder
             beside = out_dir / KINDS["saliency"][0] if "agreement" in rules else None
-            counts = MapCounts(num_classes, config.pseudo_label.salient_from)
-            _count_training_maps(counts, training_maps, kind, data, beside)
+            salient_from = config.pseudo_label.salient_from
+            counts = _count_training_maps(training_maps, kind, data, beside, salient_from)
             thresholds |= _without_masks(counts, found_without_masks, data.class_names)
         seeds = {rule: LevelledSeeds(thresholds[rule]) for rule in rules if rule in PER_CLASS}
         single = [level for rule, level in thresholds.items() if rule not in PER_CLASS]
@@ -322,12 +322,25 @@ def _maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
 
 
 def _count_training_maps(
-    counts: MapCounts, folder: Path, kind: str, data: Data, saliency_dir: Path | None
-) -> None:
-    """Count the training split's maps, from which thresholds follow; no mask is opened."""
+    folder: Path, kind: str, data: Data, saliency_dir: Path | None, salient_from: float
+) -> MapCounts:
+    """Count the training split's maps, from which thresholds follow; no mask is opened.
+
+    Args:
+        folder: of the maps.
+        kind: of the maps, saliency or cam.
+        data: whose training split it is.
+        saliency_dir: of the maps that `agreement` is with, or None.
+        salient_from: pseudo_label.salient_from.
+    """
     records = [r for r in data.split("train") if kind == "cam" or r.classes]
     paths = _maps_of(folder, kind, records)
-    salient = _maps_of(saliency_dir, "saliency", records) if saliency_dir else [None] * len(paths)
+    salient, level = [None] * len(paths), None
+    if saliency_dir:
+        salient = _maps_of(saliency_dir, "saliency", records)
+        of_defects = (p for r, p in zip(records, salient, strict=True) if r.classes)
+        level = salient_from or salient_level(map(read_saliency, of_defects))
+    counts = MapCounts(len(data.class_names), level)
     found = zip(records, paths, salient, strict=True)
     for record, path, beside in tqdm(found, "training maps", len(paths), disable=None):
         maps, classes = _read_map(path, record.classes)
@@ -336,6 +349,7 @@ def _count_training_maps(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     print(f"thresholds from {len(paths)} training maps in {folder}")
+    return counts
 
 
 def _without_masks(

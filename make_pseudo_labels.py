@@ -31,7 +31,7 @@ from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import Data, read_data
 from models.crf import refined
 from models.device import select_device
-from seeds import MapCounts, levelled, seed_mask
+from seeds import MapCounts, levelled, salient_level, seed_mask
 
 MAX_THRESHOLD_IMAGES = 300  # that the auto threshold looks at; a histogram needs no more
 
@@ -170,15 +170,16 @@ class MapMaker:
             .numpy()
         )
 
-    def saliency(self, record: Record, size: tuple[int, int]) -> np.ndarray:
+    def saliency(self, record: Record, size: tuple[int, ...] | None = None) -> np.ndarray:
         """Return the saliency map of a record, (H, W) float32 in [0, 1].
 
         Raises:
-            ValueError: its size is not that of the image.
+            ValueError: its size is not the (H, W) that is expected.
         """
         path = self.saliency_dir / f"{record.name}.png"
         saliency = read_saliency(path)
-        _check_size(path, saliency.shape, size, "make_saliency.py")
+        if size:
+            _check_size(path, saliency.shape, tuple(size), "make_saliency.py")
         return saliency
 
     def sources(self, record: Record) -> list[Path]:
@@ -290,11 +291,13 @@ def choose_thresholds(
     limit = max(1, MAX_THRESHOLD_IMAGES // len(groups))
     chosen = {r.name: r for group in groups for r in group[:: -(-len(group) // limit) or 1]}
     progress = tqdm(chosen.values(), "thresholds", unit="image", disable=None, dynamic_ncols=True)
-    counts = MapCounts(num_classes, settings.salient_from)
+    agreement, level = settings.threshold_rule == "agreement", None
+    if agreement:
+        level = settings.salient_from or salient_level(map(maker.saliency, chosen.values()))
+    counts = MapCounts(num_classes, level)
     for record in progress:
-        maps, saliency = maker.maps(record), None
-        if settings.threshold_rule == "agreement":
-            saliency = maker.saliency(record, maps.shape[1:])
+        maps = maker.maps(record)
+        saliency = maker.saliency(record, maps.shape[1:]) if agreement else None
         counts.add(maps, record.classes, saliency)
     try:
         return counts.thresholds(settings.threshold_rule)

@@ -322,7 +322,7 @@ def test_cams_that_do_not_fit_are_refused_by_name(run, tmp_path, cam, expected):
     write_cam(tmp_path / "run/cams/a.npz", cam)
 
     with pytest.raises(ValueError, match=rf"a\.npz: expected .*{expected}"):
-        make_pseudo_labels.main(run)
+        make_pseudo_labels.main([*run, "--set", "pseudo_label.threshold_rule=class"])
     assert not (tmp_path / "run/pseudo_labels/meta.json").exists()
 
 

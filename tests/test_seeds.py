@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seeds import MapCounts, auto_threshold, levelled, seed_mask
+from seeds import MapCounts, auto_threshold, levelled, salient_level, seed_mask
 
 
 def test_seed_is_the_highest_class_above_the_threshold_and_ties_go_to_background():
@@ -77,34 +77,44 @@ def test_a_class_without_two_values_gets_the_threshold_of_all():
 @pytest.mark.parametrize("seed", range(4))
 def test_agreement_matches_a_loop_over_all_thresholds(seed):
     rng = np.random.default_rng(seed)
-    counts, images = MapCounts(3), []
+    counts, images = MapCounts(3, 0.45), []
     for classes in ((0,), (1,), (0, 2), (2,)):
         saliency = rng.integers(0, 256, (7, 5)) / 255
         maps = np.clip(saliency + rng.normal(0, 0.3, (len(classes), 7, 5)), 0, 1)
         counts.add(maps, classes, saliency)
-        images.append((np.rint(255 * maps), classes, np.rint(255 * saliency)))
-    of_all = sum(np.bincount(s.astype(int).ravel(), minlength=256) for _, _, s in images)
-    cut = 255 * auto_threshold(of_all)
+        images.append((np.rint(255 * maps), classes, saliency))
     for k, threshold in enumerate(counts.agreement()):
         best, chosen = -1.0, None
         for level in range(1, 256):
-            both = either = 0
+            total = 0.0
             for maps, classes, saliency in images:
                 if k not in classes:
                     continue
-                i = classes.index(k)
+                i, both, either = classes.index(k), 0, 0
                 for y in range(7):
                     for x in range(5):
                         if maps[:, y, x].argmax() == i:
-                            found, salient = maps[i, y, x] >= level, saliency[y, x] > cut
+                            found, salient = maps[i, y, x] >= level, saliency[y, x] > 0.45
                             both, either = both + (found and salient), either + (found or salient)
-            if both / max(either, 1) > best:
-                best, chosen = both / max(either, 1), level
+                total += both / max(either, 1)
+            if total > best:
+                best, chosen = total, level
         assert threshold == pytest.approx((chosen - 0.5) / 255)
 
 
+def test_an_image_that_is_salient_all_over_does_not_decide_for_the_others():
+    counts = MapCounts(1, 0.5)
+    narrow = np.zeros((1, 10, 10))
+    narrow[0, 3:7, 3:7] = 0.3
+    narrow[0, 4:6, 4:6] = 0.9
+    for _ in range(3):
+        counts.add(narrow, (0,), narrow[0])
+    counts.add(np.full((1, 100, 100), 0.3), (0,), np.ones((100, 100)))  # more pixels than all else
+    assert counts.agreement() == pytest.approx([(76 + 0.5) / 255])  # 0.3 is level 76
+
+
 def test_agreement_of_a_class_without_salient_pixels_is_that_of_all():
-    counts = MapCounts(2)
+    counts = MapCounts(2, 0.5)
     maps = np.array([[[0.2, 0.8, 0.8]]])
     counts.add(maps, (0,), np.array([[0.0, 1.0, 0.0]]))
     counts.add(maps, (1,), np.zeros((1, 3)))
@@ -121,21 +131,24 @@ def test_maps_that_say_nothing_are_told_and_have_no_threshold():
             rule()
 
 
-def test_saliency_of_one_value_is_nothing_to_agree_with():
-    counts = MapCounts(2)
-    counts.add(np.array([[[0.2, 0.8]]]), (0,), np.zeros((1, 2)))
-    assert counts.agreement() == [counts.auto()] * 2
+def test_without_salient_pixels_there_is_nothing_to_agree_with():
+    assert salient_level([np.zeros((1, 2)), np.zeros((3, 1))]) is None
+    for level in (None, 0.5):
+        counts = MapCounts(2, level)
+        counts.add(np.array([[[0.2, 0.8]]]), (0,), np.zeros((1, 2)))
+        assert counts.agreement() == [counts.auto()] * 2
 
 
-def test_what_counts_as_salient_can_be_set():
+def test_salient_is_what_is_above_a_level():
     maps, saliency = np.array([[[0.1, 0.4, 0.9]]]), np.array([[0.0, 0.4, 0.8]])
-    thresholds = {}
-    for salient_from in (0.0, 0.3, 0.5):
-        counts = MapCounts(1, salient_from)
-        counts.add(maps, (0,), saliency)
-        (thresholds[salient_from],) = counts.agreement()
     # Otsu's cut of 0, 0.4 and 0.8, the lowest of equals, is 0.2: the upper two are salient
-    assert thresholds[0.0] == thresholds[0.3] == pytest.approx((26 + 0.5) / 255)
+    assert salient_level([saliency[:, :1], saliency[:, 1:]]) == pytest.approx(0.2)
+    thresholds = {}
+    for level in (0.2, 0.3, 0.5):
+        counts = MapCounts(1, level)
+        counts.add(maps, (0,), saliency)
+        (thresholds[level],) = counts.agreement()
+    assert thresholds[0.2] == thresholds[0.3] == pytest.approx((26 + 0.5) / 255)
     assert thresholds[0.5] == pytest.approx((102 + 0.5) / 255)
 
 

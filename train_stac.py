@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     fit = with_saliency(data.split("fit"), out_dir / "saliency")
     val = with_saliency(data.split("val"), out_dir / "saliency")
-    fit = balance(fit) if train.balance else fit
+    fit = balance(fit, train.balance)
     moves = {"flip": train.flip, "rotate": train.rotate, "jitter": train.jitter}
     fit_transform = train_transform(size, mean, std, **moves)
     crops = {"crop": train.crop, "crop_support": train.crop_support}

@@ -262,7 +262,7 @@ class TrainConfig:
     # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
     # of a map whose logits are negative there, or replicate, the border itself.
     head_padding: str = "zeros"
-    balance: bool = False  # list defective images until there are about as many as defect-free
+    balance: float = 0.0  # list defective images until they are about this share; 0 = once
     flip: bool = True  # horizontal and vertical flips
     rotate: bool = False  # rotations by 90 degrees (square image_size only)
     jitter: float = 0.3  # brightness and contrast
@@ -286,6 +286,7 @@ class TrainConfig:
         _check_not_negative("train", self, *zero_is_off)
         layer_fits = 0 < self.layer_decay <= 1
         _check(layer_fits, "train.layer_decay", "a number in (0, 1]", self.layer_decay)
+        _check(0 <= self.balance < 1, "train.balance", "a number in [0, 1)", self.balance)
         _check(0 <= self.ema < 1, "train.ema", "a number in [0, 1)", self.ema)
         _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
         decay_fits = 0 < self.pooling_decay <= 1

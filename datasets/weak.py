@@ -118,12 +118,17 @@ def with_saliency(records: Sequence[Record], saliency_dir: Path) -> list[Record]
     return found
 
 
-def balance(records: Sequence[Record]) -> list[Record]:
-    """List defective images so many times that there are about as many as defect-free ones.
+def balance(records: Sequence[Record], share: float = 0.5) -> list[Record]:
+    """List defective images so many times that they are about a share of all that are listed.
 
     Among many empty images a network learns that nothing is a defect: on MTD, where three of four
     images are defect-free, refined saliency kept nothing and the localiser stayed at chance.
+
+    Args:
+        records: all are listed at least once.
+        share: in [0, 1).
     """
     defective = [record for record in records if record.classes]
-    repeats = max(1, round((len(records) - len(defective)) / max(len(defective), 1)))
+    num_free = len(records) - len(defective)
+    repeats = round(share / (1 - share) * num_free / max(len(defective), 1))
     return [*records, *defective * (repeats - 1)]

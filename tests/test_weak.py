@@ -197,6 +197,9 @@ def test_defect_free_images_do_not_outnumber_the_others():
     free = [Record(f"f{i}", path, ()) for i in range(9)]
     listed = balance([*defective, *free])
     assert sorted(r.name for r in listed) == sorted([r.name for r in [*defective * 3, *free]])
+    listed = balance([*defective, *free], 0.75)
+    assert sorted(r.name for r in listed) == sorted([r.name for r in [*defective * 9, *free]])
+    assert balance([*defective, *free], 0) == [*defective, *free]
     assert balance([*defective, free[0]]) == [*defective, free[0]]
     assert balance(defective) == defective
     assert balance(free) == free

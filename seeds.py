@@ -169,10 +169,10 @@ def salient_level(saliency_maps: Iterable[np.ndarray]) -> float | None:
     Returns:
         See `auto_threshold`; None where all maps are one value.
     """
-    histogram = np.zeros(NUM_LEVELS, np.int64)
+    counts = MapCounts(1)
     for saliency in saliency_maps:
-        histogram += _counts(_levels(saliency), NUM_LEVELS)
-    return auto_threshold(histogram) if (histogram > 0).sum() > 1 else None
+        counts.add(saliency[None], (0,))
+    return None if counts.say_nothing() else counts.auto()
 
 
 def auto_threshold(histogram: np.ndarray) -> float:

@@ -1,6 +1,7 @@
-"""Typed configuration: one dataclass per stage, one TOML per data set."""
+"""Typed configuration: one dataclass per section, one TOML per data set."""
 
 from configs.loading import (
+    changed,
     fingerprint,
     from_dict,
     load,
@@ -30,6 +31,7 @@ __all__ = [
     "SaliencyConfig",
     "SegmentationConfig",
     "TrainConfig",
+    "changed",
     "fingerprint",
     "from_dict",
     "load",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from configs.loading import load, to_toml
+from configs.loading import load
 from configs.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,14 +61,6 @@ def load_run(args: argparse.Namespace) -> tuple[Config, Path]:
         args.config = [str(saved if args.out and saved.is_file() else sample)]
     name = "_".join(Path(path).stem for path in args.config)
     return load(args.config, args.set), Path(args.out or f"runs/{name}")
-
-
-def save_config(config: Config, out_dir: Path) -> None:
-    """Write the resolved config to `out_dir`/config.toml, which --config accepts again."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    temporary = out_dir / ".config.toml.tmp"
-    temporary.write_text(to_toml(config), encoding="utf-8")
-    temporary.replace(out_dir / "config.toml")
 
 
 def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:

@@ -4,29 +4,32 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from configs.removed import REMOVED
 from configs.schema import Config, DataConfig
+
+SHOWN = 5  # problems of many
 
 
 def load(paths: str | Path | Sequence[str | Path], overrides: Iterable[str] = ()) -> Config:
     """Read TOML configs, apply overrides and check every value.
 
     Args:
-        paths: one or several TOML files with a table per stage. A later file replaces the keys
+        paths: one or several TOML files with a table per section. A later file replaces the keys
             it has of the earlier ones; keys in none of them keep their defaults.
         overrides: "section.key=value" strings; the value is written as in TOML, and a plain
             word needs no quotes.
 
     Raises:
-        FileNotFoundError: no such file; the message lists the configs beside it.
-        ValueError: not TOML, an unknown key, a wrong type or an impossible value.
+        FileNotFoundError: no such file; the message lists the shipped configs.
+        ValueError: not TOML, an unknown or removed key, a wrong type or an impossible value.
     """
     paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     table: dict[str, Any] = {}
@@ -42,20 +45,32 @@ def load(paths: str | Path | Sequence[str | Path], overrides: Iterable[str] = ()
 
 
 def from_dict(table: Mapping[str, Any]) -> Config:
-    """Build a `Config` from nested plain values, as `to_dict` gives them."""
+    """Build a `Config` from nested plain values, as `to_dict` gives them.
+
+    Raises:
+        ValueError: an unknown or removed key, a wrong type or an impossible value.
+    """
     sections = typing.get_type_hints(Config)
+    _refuse_removed(table)
     _refuse_unknown("", table, sections)
     built = {}
     for section, section_type in sections.items():
         values = table.get(section, {})
         if not isinstance(values, Mapping):
             raise ValueError(f"{section}: expected a table, got {values!r}. Write [{section}].")
-        hints = typing.get_type_hints(section_type)
-        _refuse_unknown(f"{section}.", values, hints)
-        built[section] = section_type(
-            **{key: _typed(f"{section}.{key}", value, hints[key]) for key, value in values.items()}
-        )
-    return Config(**built)
+        _refuse_unknown(f"{section}.", values, typing.get_type_hints(section_type))
+        plain = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        built[section] = _checked(section_type, plain, f"{section}.")
+    return _checked(Config, built, "")
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a config with other values, {"section.key": plain value}; errors as of `from_dict`."""
+    table = to_dict(config)
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        table[section][key] = value
+    return from_dict(table)
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -69,9 +84,14 @@ def to_toml(config: Config) -> str:
     for section, values in to_dict(config).items():
         lines.append(f"[{section}]")
         # A JSON bool, number, string or list of these is written the same way in TOML.
-        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def toml_value(value: Any) -> str:
+    """Write a plain value as TOML."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # only JSON takes DEL
 
 
 def fingerprint(config: Config, sections: Iterable[str] | None = None) -> str:
@@ -107,6 +127,49 @@ def refuse_other_settings(
         )
 
 
+def _checked(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Make a section, or the config, of its values; all problems become one line of text."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problems = {one["loc"][:1]: _problem(one, prefix) for one in reversed(error.errors())}
+        lines = list(problems.values())[::-1]  # the first problem of each key
+        more = f" And {len(lines) - SHOWN} more." if len(lines) > SHOWN else ""
+        raise ValueError(" ".join(lines[:SHOWN]) + more) from None
+
+
+def _problem(error: Mapping[str, Any], prefix: str) -> str:
+    """Turn one of pydantic's errors into `<key>: expected <X>, got <Y>.`"""
+    context, value = error.get("ctx", {}), error["input"]
+    if not error["loc"]:  # raised by the schema itself, with key and value
+        return f"{context['error']}."
+    key, *place = error["loc"]
+    shown = repr(list(value) if isinstance(value, tuple) else value)
+    match error["type"]:
+        case "value_error":
+            expected = str(context["error"])
+        case "greater_than":
+            expected = f"a number above {context['gt']:g}"
+        case "less_than":
+            expected = f"a number below {context['lt']:g}"
+        case "greater_than_equal":
+            expected = f"{context['ge']:g} or more"
+        case "less_than_equal":
+            expected = f"{context['le']:g} or less"
+        case "tuple_type":
+            expected = "a list"
+        case "missing" | "too_long":
+            expected = "a list of two values"
+        case "too_short":
+            expected = "one or more values"
+        case kind:
+            expected = error["msg"].removeprefix("Input should be ")
+            if kind.endswith("_type"):
+                shown = f"{type(value).__name__} {shown}"
+    item = f" as value {place[0] + 1}" if place and error["type"] != "missing" else ""
+    return f"{prefix}{key}: expected {expected}, got {shown}{item}."
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         shipped = ", ".join(sorted(str(p) for p in Path(__file__).parent.glob("**/*.toml")))
@@ -115,10 +178,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected TOML, got: {error}.") from error
-
-
-def _toml_value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # only JSON takes DEL
 
 
 def _with_overrides(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -142,6 +201,23 @@ def _parse_value(text: str) -> Any:
         return text  # a plain word such as a path
 
 
+def _refuse_removed(table: Mapping[str, Any]) -> None:
+    """Name every setting of earlier versions at once, each with what replaces it."""
+    removed = [
+        f"{section}.{key} ({REMOVED[f'{section}.{key}']})"
+        for section, values in table.items()
+        if isinstance(values, Mapping)
+        for key in values
+        if f"{section}.{key}" in REMOVED
+    ]
+    if removed:
+        raise ValueError(
+            f"expected settings of this version, got {len(removed)} of an earlier one: "
+            f"{'; '.join(removed)}. Remove or replace them; checkpoints and run folders that hold "
+            "them must be made anew, or used with the version that made them."
+        )
+
+
 def _refuse_unknown(prefix: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in given:
         if key not in known:
@@ -149,25 +225,3 @@ def _refuse_unknown(prefix: str, given: Mapping[str, Any], known: Mapping[str, A
             hint = f" Did you mean {prefix}{close[0]}?" if close else ""
             valid = ", ".join(f"{prefix}{name}" for name in known)
             raise ValueError(f"{prefix}{key}: unknown key.{hint} Valid keys: {valid}.")
-
-
-def _typed(key: str, value: Any, expected: Any) -> Any:
-    """Check a plain value against int, float, bool, str or a tuple type of these."""
-    if isinstance(expected, types.GenericAlias):
-        items = typing.get_args(expected)
-        fixed_length = items[-1] is not Ellipsis
-        right_length = isinstance(value, list | tuple) and (
-            not fixed_length or len(value) == len(items)
-        )
-        if not right_length:
-            count = f"{len(items)} values" if fixed_length else "values"
-            raise ValueError(f"{key}: expected a list of {count}, got {value!r}.")
-        return tuple(_typed(key, item, items[0]) for item in value)
-    if expected is float and type(value) is int:
-        value = float(value)
-    if expected is float and type(value) is float and not math.isfinite(value):
-        raise ValueError(f"{key}: expected a finite number, got {value}.")
-    if type(value) is not expected:
-        got = f"{type(value).__name__} {value!r}"
-        raise ValueError(f"{key}: expected a value of type {expected.__name__}, got {got}.")
-    return value

@@ -1,64 +1,47 @@
-"""One frozen dataclass per stage; every value is checked when the object is made."""
+"""Every setting of a run: one frozen dataclass per section, checked by pydantic when it is made.
 
-from dataclasses import dataclass, field
+The string below a field is its documentation: `python -m configs --explain KEY` prints it, and
+docs/settings.md is made of all of them. Constants that no measurement defends as a setting stand in
+the module that uses them.
+"""
 
+from typing import Annotated, Literal, Self, get_args
 
-def _check(holds: bool, key: str, expected: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{key}: expected {expected}, got {value!r}.")
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
+Split = Literal["train", "val", "test"]
+CamType = Literal["patchcam", "attention", "fused", "pixel"]
+LabelOrigin = Literal["given", "predicted"]
+Amp = Literal["auto", "bf16", "fp16", "off"]
+Generator = Literal["contrast", "feature", "normal", "variation", "external", "auto"]
+Source = Literal[
+    "sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv"
+]
+SPLITS, CAM_TYPES, LABEL_ORIGINS = map(get_args, (Split, CamType, LabelOrigin))
 
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, key, "one of " + ", ".join(choices), value)
-
-
-def _check_share(key: str, value: float) -> None:
-    _check(0 <= value <= 1, key, "a number from 0 to 1", value)
-
-
-def _check_positive(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _check(value > 0, f"{section}.{name}", "a number above 0", value)
-
-
-def _check_not_negative(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _check(value >= 0, f"{section}.{name}", "0 or more", value)
-
-
-def _check_size(key: str, size: tuple[int, int]) -> None:
-    _check(min(size) >= 16, key, "[height, width] of at least 16 pixels each", list(size))
-
-
-def _check_part(key: str, side: int) -> None:
-    _check(side == 0 or side >= 32, key, "0 (off) or 32 or more pixels", side)
+CHECKED = ConfigDict(
+    strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True
+)
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[int, Field(ge=16)]
+Size = tuple[Length, Length]
 
 
-def _check_tiles(section: str, tile: int, overlap: float) -> None:
-    _check_part(f"{section}.tile", tile)
-    _check(0 <= overlap <= 0.5, f"{section}.tile_overlap", "a number in [0, 0.5]", overlap)
+def _side(value: int) -> int:
+    if 0 < value < 32:
+        raise ValueError("0 (off) or 32 or more pixels")
+    return value
 
 
-SOURCES = ("sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv")
-SPLITS = ("train", "val", "test")
-CAM_TYPES = ("patchcam", "attention", "fused", "pixel")
-PADDINGS = ("zeros", "replicate")
-TRAINING_CAM_TYPES = ("product", "patchcam", "attention", "fused")
-LABEL_ORIGINS = ("given", "predicted")
-SALIENCY_PARTS = ("contrast", "feature", "normal", "variation", "external")
-FEATURE_METHODS = ("background", "median", "ncut")
-NETWORKS = ("deeplabv3plus", "deeplabv3", "segformer", "unet")
-REFINEMENTS = ("pamr", "crf")
-THRESHOLD_RULES = ("agreement", "class", "auto", "fixed")
-SEGMENTATION_LOSSES = ("ce", "generalised", "symmetric", "bootstrapped")
-FUSE_RULES = ("mean", "geometric", "max", "rank", "first")
-GRAINS = ("auto", "none", "vertical", "horizontal")
-AMP_MODES = ("auto", "bf16", "fp16", "off")
+Side = Annotated[Count, AfterValidator(_side)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class DataConfig:
     """Which images, and how they are divided.
 
@@ -66,418 +49,310 @@ class DataConfig:
     docs/datasets.md says what each source expects.
     """
 
-    source: str = "sample"  # sample, or a reader of docs/datasets.md
-    root: str = "data/sample"  # folder the release was unpacked to; sample: written there
-    eval_split: str = "test"  # split the table reports besides train: train, val, test
-    val_fraction: float = 0.1  # share of train held out for validation
-    seed: int = 0  # draws the validation part, the sample, and test of mvtec, folder and csv
-    limit: int = 0  # keep only this many images per split; 0 = all
-    workers: int = 0  # loader processes
-    sample_train: int = 400  # images the sample source writes
-    sample_test: int = 100
-    test_share: float = 0.3  # of a release without official split; 0 = all of it is train
-    # mtd, authors: text file with one name a line; voc: that, or a list of its ImageSets such as
-    # train_aug. Empty = the split of the reader.
+    source: Source = "sample"
+    """The reader of the data set; sample is generated."""
+    root: str = "data/sample"
+    """Folder that the release was unpacked to; the sample is written there."""
+    eval_split: Split = "test"
+    """Split that the table reports beside train."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of train that is held out for validation."""
+    seed: Count = 0
+    """Draws the validation part, the sample, and the test split of mvtec, folder and csv."""
+    limit: Count = 0
+    """Keep only this many images per split; 0 = all."""
+    workers: Count = 0
+    """Loader processes."""
+    sample_train: PositiveInt = 400
+    """Training images that the sample source writes."""
+    sample_test: PositiveInt = 100
+    """Test images that the sample source writes."""
+    test_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Test share of a release without an official split; 0 = all of it is train."""
     train_list: str = ""
+    """mtd, authors: text file with one name a line; voc: that, or a list of its ImageSets such as
+    train_aug. Empty = the split of the reader."""
     test_list: str = ""
-    table: str = ""  # csv: its file; authors: the label file; relative ones may lie under root
-    classes: tuple[str, ...] = ()  # dagm: textures; authors, csv: names in order; () = all found
-    defect_types: bool = False  # mvtec: a class per type of defect; paper: one class for all
-    mask_level: int = 128  # folder, csv: grey level where a defect begins; 0 = class indices
-    annotations: str = ""  # COCO file with masks, for any source; it may lie under root
-    prefix: str = ""  # authors: of the folders of images and masks, as r in rJPEGImages
+    """As data.train_list, of the test split."""
+    table: str = ""
+    """csv: its file; authors: the label file. A relative path may lie under data.root."""
+    classes: tuple[str, ...] = ()
+    """dagm: textures; authors, csv: class names in order; [] = all that are there."""
+    defect_types: bool = False
+    """mvtec: a class per type of defect; the paper has one class for all."""
+    mask_level: Annotated[int, Field(ge=0, le=255)] = 128
+    """folder, csv: grey level of a mask from which a pixel is a defect; 0 = class indices."""
+    annotations: str = ""
+    """COCO file with masks, for any source. A relative path may lie under data.root."""
+    prefix: str = ""
+    """authors: prefix of the folders of images and masks, as r in rJPEGImages."""
 
-    def __post_init__(self) -> None:
-        _check_choice("data.source", self.source, SOURCES)
-        _check_choice("data.eval_split", self.eval_split, SPLITS)
-        _check(0 < self.val_fraction < 1, "data.val_fraction", "between 0 and 1", self.val_fraction)
-        _check_not_negative("data", self, "seed", "limit", "workers")
-        _check_positive("data", self, "sample_train", "sample_test")
-        _check(0 <= self.test_share < 1, "data.test_share", "in [0, 1)", self.test_share)
-        fits = bool(self.train_list) or not self.test_list
-        _check(fits, "data.train_list", "a file too where data.test_list is one", self.train_list)
-        named = bool(self.table) or self.source != "csv"
-        _check(named, "data.table", "the CSV file that lists the images", self.table)
-        distinct = all(self.classes) and len(set(self.classes)) == len(self.classes)
-        _check(distinct, "data.classes", "different names", self.classes)
-        _check(0 <= self.mask_level <= 255, "data.mask_level", "0 to 255", self.mask_level)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.test_list and not self.train_list:
+            raise ValueError("data.train_list: expected a file where data.test_list is one, got ''")
+        if self.source == "csv" and not self.table:
+            raise ValueError("data.table: expected the CSV file that lists the images, got ''")
+        if not all(self.classes) or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"data.classes: expected different names, got {list(self.classes)}")
+        return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class SaliencyConfig:
-    """How the saliency maps are made. Lengths are shares of the image's shorter side."""
+    """How the saliency maps are made (docs/saliency.md)."""
 
-    generator: str = "contrast"  # contrast, feature, normal, variation, external, fuse, auto
-    folder: str = ""  # external: folder with <name>.png
-    blur: float = 0.01  # sigma of the Gaussian that removes noise
-    windows: tuple[float, ...] = (0.5, 0.75, 1.0)  # sides of the background medians
-    # Of these each class whose side is known takes those that show it best; () = `windows` for all.
-    class_windows: tuple[float, ...] = (0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-    percentile: float = 99.9  # two thirds of this percentile of the residual become 1.0
-    polarity: str = "auto"  # auto (learnt per class from the labels), both, dark, bright
-    backbone: str = "vit_small_patch14_dinov2"  # feature, normal: any timm ViT or CNN
-    weights: str = "timm"  # of it: timm (local file or download), none, or a weights file
-    image_size: int = 448  # pixels; images keep their aspect at the area of this square
-    block: int = 6  # number of blocks (CNN: stages) run; the last one's features are taken
-    feature_method: str = "background"  # background (distance to seeds), median, ncut
-    affinity_block: int = 12  # normal: tells which patches of an image are alike; 0 = `block`
-    grain: str = "auto"  # variation: direction of the texture: auto, none, vertical, horizontal
-    memory_images: int = 300  # normal, variation: defect-free training images used at most
-    coreset: int = 10_000  # normal: their patches kept
-    false_alarm: float = 0.002  # normal: share of defect-free area that lies above 0.5
-    fuse: tuple[str, ...] = ("contrast", "feature")  # fuse: the generators it combines
-    fuse_rule: str = "geometric"  # mean, geometric, max, rank, first
-    # first: a class gets its maps from the first generator that tells its images from defect-free
-    # ones with this AUROC, or from the last one named.
-    fuse_auroc: float = 0.88
-    # Iterations in which the generator's maps are smoothed along image edges; 0 = off. Maps of
-    # patches (normal, variation) end where patches do, not where defects do.
-    smoothing: int = 0
-    empty_defect_free: bool = True  # maps of defect-free images become all zero
-
-    def __post_init__(self) -> None:
-        _check_choice("saliency.generator", self.generator, (*SALIENCY_PARTS, "fuse", "auto"))
-        _check_choice("saliency.polarity", self.polarity, ("auto", "both", "dark", "bright"))
-        _check_not_negative("saliency", self, "blur", "smoothing")
-        in_range = bool(self.windows) and all(0 < w <= 4 for w in self.windows)
-        _check(in_range, "saliency.windows", "one or more numbers in (0, 4]", self.windows)
-        in_range = all(0 < w <= 4 for w in self.class_windows)
-        _check(in_range, "saliency.class_windows", "numbers in (0, 4]", self.class_windows)
-        _check(50 < self.percentile <= 100, "saliency.percentile", "in (50, 100]", self.percentile)
-        _check(self.image_size >= 32, "saliency.image_size", "32 or more", self.image_size)
-        _check_positive("saliency", self, "block")
-        if {"normal", "auto"} & {self.generator, *self.fuse}:
-            fits = self.affinity_block == 0 or self.affinity_block > self.block
-            _check(
-                fits, "saliency.affinity_block", "0 or above saliency.block", self.affinity_block
-            )
-        _check_choice("saliency.grain", self.grain, GRAINS)
-        _check_choice("saliency.feature_method", self.feature_method, FEATURE_METHODS)
-        enough = self.memory_images >= 4
-        _check(enough, "saliency.memory_images", "4 or more", self.memory_images)
-        _check(self.coreset >= 2, "saliency.coreset", "2 or more", self.coreset)
-        in_range = 0 < self.false_alarm < 0.5
-        _check(in_range, "saliency.false_alarm", "a number in (0, 0.5)", self.false_alarm)
-        for part in self.fuse:
-            _check_choice("saliency.fuse", part, SALIENCY_PARTS)
-        distinct = len(self.fuse) >= 2 and len(set(self.fuse)) == len(self.fuse)
-        _check(distinct, "saliency.fuse", "two or more different generators", self.fuse)
-        _check_choice("saliency.fuse_rule", self.fuse_rule, FUSE_RULES)
-        in_range = 0.5 <= self.fuse_auroc <= 1
-        _check(in_range, "saliency.fuse_auroc", "a number in [0.5, 1]", self.fuse_auroc)
+    generator: Generator = "contrast"
+    """What makes the maps; auto: normal and variation where defect-free images are there, else
+    contrast."""
+    folder: str = ""
+    """external: folder with <name>.png."""
+    polarity: Literal["auto", "both", "dark", "bright"] = "auto"
+    """contrast: side of its surface on which a defect lies; auto: learnt per class from labels."""
+    backbone: str = "vit_small_patch14_dinov2"
+    """feature, normal, variation and the learned refinement: any timm ViT or CNN. The features are
+    those of its middle block."""
+    weights: str = "timm"
+    """Of saliency.backbone: timm (local file or download), none, or a weights file."""
+    image_size: Annotated[int, Field(ge=32)] = 448
+    """feature, normal, variation: images keep their aspect at the area of this square, pixels."""
+    pamr_steps: Count = 0
+    """Iterations of PAMR on the maps of the generator; 0 = off. Maps of patches (normal, variation)
+    end where patches do, not where defects do."""
+    empty_defect_free: bool = True
+    """Maps of defect-free images become all zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class RefinementConfig:
-    """Learned refinement of the saliency maps: a network trained on them, in rounds."""
+    """Learned refinement: a network trained on all saliency maps, in rounds."""
 
-    rounds: int = 0  # 0 = off; each round learns from the maps of the one before
-    network: str = "features"  # features (decoder on a frozen ViT's patch features), or unet
-    backbone: str = "vit_small_patch14_dinov2"  # features: any timm ViT or CNN
-    weights: str = "timm"  # of it: timm (local file or download), none, or a weights file
-    feature_size: int = 322  # pixels; the features are those of an image of this size squared
-    blocks: tuple[int, ...] = (6, 12)  # whose features are taken
-    encoder: str = "tu-tf_efficientnet_lite0"  # unet: any of segmentation_models_pytorch
-    pretrained: str = "imagenet"  # of it: imagenet (local file or download), none, or a file
-    image_size: tuple[int, int] = (192, 192)  # multiples of 32
-    folds: int = 2  # networks; an image's map is made by one that never saw it; 1 = one for all
-    steps: int = 400  # per network
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    ema: float = 0.98  # decay of the averaged weights, which make the maps
-    smoothing: int = 20  # iterations of the pixel-adaptive refinement of each map; 0 = off
-    high: float = 0.6  # a pixel may belong to a class whose map is this or more
-    low: float = 0.35  # a pixel whose maps are all this or less is background
-    robustness: float = 0.7  # q of the generalised cross-entropy
-    # Share of the steps in which it grows to q from 0, the cross-entropy; 0.5 keeps rare defects
-    # among many classes or defect-free images from being given up.
-    robust_after: float = 0.0
-    masks: int = 0  # pixel masks of training images used as targets: no longer image labels alone
-    jitter: float = 0.3
-    amp: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        zero_is_off = ("rounds", "weight_decay", "smoothing", "masks", "jitter", "seed")
-        _check_not_negative("refinement", self, *zero_is_off)
-        _check_choice("refinement.network", self.network, ("features", "unet"))
-        _check(self.feature_size >= 32, "refinement.feature_size", "32 or more", self.feature_size)
-        named = bool(self.blocks) and all(block > 0 for block in self.blocks)
-        _check(named, "refinement.blocks", "one or more numbers from 1", self.blocks)
-        _check_choice("refinement.amp", self.amp, AMP_MODES)
-        _check_size("refinement.image_size", self.image_size)
-        whole = all(length % 32 == 0 for length in self.image_size)
-        _check(whole, "refinement.image_size", "multiples of 32", list(self.image_size))
-        _check_positive("refinement", self, "folds", "steps", "lr", "robustness")
-        _check(self.batch_size >= 2, "refinement.batch_size", "2 or more", self.batch_size)
-        _check(0 < self.ema < 1, "refinement.ema", "a number in (0, 1)", self.ema)
-        _check_share("refinement.high", self.high)
-        in_range = 0 <= self.robust_after <= 1
-        _check(in_range, "refinement.robust_after", "a number in [0, 1]", self.robust_after)
-        ordered = 0 <= self.low < self.high
-        _check(ordered, "refinement.low", "0 or more and below refinement.high", self.low)
+    rounds: Count = 0
+    """Rounds; each learns from the maps of the one before; 0 = off."""
+    steps: PositiveInt = 400
+    """Optimizer steps per network; there are two, each of one half of the images."""
+    image_size: Size = (192, 192)
+    """(H, W) that the network sees, pixels."""
+    masks: Count = 0
+    """Pixel masks of training images used as targets: no longer image labels alone."""
+    seed: Count = 0
+    """Of weights, order, augmentation, and of the draw of masks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class TrainConfig:
-    """Training of the localiser."""
+    """Training of the localiser (docs/method.md, A)."""
 
-    backbone: str = "deit_small_patch16_224"  # any timm VisionTransformer
-    pretrained: str = "timm"  # timm (download), none, or a .pth/.safetensors file
-    patch_size: int = 0  # 0 = the backbone's own
-    depth: int = 0  # keep only the first blocks; 0 = all
-    num_heads: int = 0  # 0 = the backbone's own; the released code ran 8 on 6-head weights
-    split_block: int = 0  # so many first blocks have one class token for all classes; paper: 0
-    frozen_blocks: int = 0  # the patch embedding and this many first blocks keep their weights
-    image_size: tuple[int, int] = (224, 224)  # (H, W); resized up to whole patches
-    # Side in pixels of random crops of the native image, each brought to image_size. Saliency
-    # decides whether a crop keeps the labels of its image (datasets.crops). 0 = off: whole images.
-    crop: int = 0
-    crop_support: float = 0.002  # share of a crop that must be salient to keep the labels
-    epochs: int = 80
-    max_steps: int = 0  # stop after this many optimizer steps; 0 = all epochs
-    batch_size: int = 16
-    accumulate: int = 1  # batches whose gradients make one optimizer step
-    lr: float = 5e-3  # of a batch of 512; scaled by batch_size * accumulate / 512
-    head_lr_scale: float = 1.0  # multiplies the rate of heads and class tokens
-    pixel_lr_scale: float = 10.0  # that of the online segmentation head, see pixel_block
-    layer_decay: float = 1.0  # each block learns at this share of the rate of the next one
-    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
-    min_lr: float = 1e-6  # not scaled: first and last rate of the schedule
-    warmup_epochs: float = 5.0  # at most half of the steps
-    weight_decay: float = 0.05
-    clip_norm: float = 5.0  # gradient norm; 0 = off
-    drop_path: float = 0.1
-    final_norm: bool = False  # last LayerNorm of the backbone on the last tokens; paper: no
-    pooling_decay: float = 0.996  # weight ratio of neighbouring ranks in the patch pooling
-    scale_pooling: bool = True  # its window as a share of the grid; paper: no
-    attention_layers: int = 3  # last n blocks averaged into the class attention
-    projection_width: int = 256  # channels of the pixel embedding, where there is no pixel_block
-    # The online segmentation head reads the image, the CAMs and the patch tokens after this block,
-    # which it trains unless they are frozen; 0 = no head (paper). It learns from CAMs and saliency
-    # and gives the CAM type pixel; its features are then contrasted, in place of a projection of
-    # the last tokens.
-    pixel_block: int = 0
-    # What the heads' 3x3 convolutions see past the border: zeros (paper), which lift the corners
-    # of a map whose logits are negative there, or replicate, the border itself.
-    head_padding: str = "zeros"
-    balance: float = 0.0  # list defective images until they are about this share; 0 = once
-    flip: bool = True  # horizontal and vertical flips
-    rotate: bool = False  # rotations by 90 degrees (square image_size only)
-    jitter: float = 0.3  # brightness and contrast
-    amp: str = "auto"  # auto (bf16 where the device has it, else fp16), bf16, fp16, off
-    seed: int = 0
-    eval_every: int = 1  # epochs between validations
-
-    def __post_init__(self) -> None:
-        _check_size("train.image_size", self.image_size)
-        _check_part("train.crop", self.crop)
-        support_fits = 0 < self.crop_support <= 1
-        _check(support_fits, "train.crop_support", "a number in (0, 1]", self.crop_support)
-        _check_choice("train.amp", self.amp, AMP_MODES)
-        _check_choice("train.head_padding", self.head_padding, PADDINGS)
-        positive = ("epochs", "batch_size", "accumulate", "lr", "head_lr_scale")
-        positive += ("pixel_lr_scale", "attention_layers", "projection_width", "eval_every")
-        _check_positive("train", self, *positive)
-        zero_is_off = ("patch_size", "depth", "num_heads", "split_block", "frozen_blocks")
-        zero_is_off += ("max_steps", "warmup_epochs", "weight_decay", "min_lr", "clip_norm")
-        zero_is_off += ("pixel_block", "jitter", "seed")
-        _check_not_negative("train", self, *zero_is_off)
-        layer_fits = 0 < self.layer_decay <= 1
-        _check(layer_fits, "train.layer_decay", "a number in (0, 1]", self.layer_decay)
-        _check(0 <= self.balance < 1, "train.balance", "a number in [0, 1)", self.balance)
-        _check(0 <= self.ema < 1, "train.ema", "a number in [0, 1)", self.ema)
-        _check(0 <= self.drop_path < 1, "train.drop_path", "a number in [0, 1)", self.drop_path)
-        decay_fits = 0 < self.pooling_decay <= 1
-        _check(decay_fits, "train.pooling_decay", "a number in (0, 1]", self.pooling_decay)
-        square = self.image_size[0] == self.image_size[1]
-        _check(square or not self.rotate, "train.rotate", "false unless square", self.rotate)
+    backbone: str = "deit_small_patch16_224"
+    """Any timm VisionTransformer with a class token, or a DINOv3 ViT."""
+    pretrained: str = "timm"
+    """timm (local file or download), none, or a .pth or .safetensors file."""
+    patch_size: Count = 0
+    """Pixels; 0 = the backbone's own."""
+    depth: Count = 0
+    """Keep only so many first blocks; 0 = all."""
+    num_heads: Count = 0
+    """Attention heads; 0 = the backbone's own. The released code ran 8 on 6-head weights."""
+    frozen_blocks: Count = 0
+    """The patch embedding and so many first blocks keep their weights and run on one class token,
+    as they were pretrained; it is repeated per class after them. The paper has 0."""
+    image_size: Size = (224, 224)
+    """(H, W) in pixels; resized up to whole patches."""
+    crop: Side = 0
+    """Side in pixels of random crops of the native image, each brought to train.image_size;
+    saliency decides whether a crop keeps the labels of its image. 0 = whole images."""
+    epochs: PositiveInt = 80
+    """Passes over the training images."""
+    max_steps: Count = 0
+    """Stop after so many optimizer steps; 0 = all epochs."""
+    batch_size: PositiveInt = 16
+    """Images of one optimizer step."""
+    lr: PositiveFloat = 5e-3
+    """Peak rate of a batch of 512; scaled by batch_size / 512."""
+    head_lr_scale: PositiveFloat = 1.0
+    """Multiplies the rate of heads and class tokens."""
+    warmup_epochs: Weight = 5.0
+    """Epochs in which the rate rises; at most half of the steps."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Stochastic depth of the last block."""
+    scale_pooling: bool = True
+    """The window of the patch pooling is a share of the grid (paper: a number of patches)."""
+    attention_layers: PositiveInt = 3
+    """Last n blocks: averaged into the class attention, and in the class-token contrast."""
+    projection_width: PositiveInt = 256
+    """Channels of the pixel embedding, where train.pixel_block is 0."""
+    pixel_block: Count = 0
+    """The online segmentation head reads the patch tokens after this block (docs/method.md, E);
+    0 = no head, as in the paper."""
+    head_padding: Literal["zeros", "replicate"] = "zeros"
+    """What the heads' 3 x 3 convolutions see past the border: zeros (paper), which lift the corners
+    of a map whose logits are negative there, or the border itself."""
+    balance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """List defective images until they are about this share; 0 = each image once."""
+    amp: Amp = "auto"
+    """Autocast; auto: bf16 where the device multiplies it, else fp16 on a GPU, off on a CPU."""
+    seed: Count = 0
+    """Of weights, order and augmentation."""
+    eval_every: PositiveInt = 1
+    """Epochs between validations."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class LossConfig:
-    """Weights and settings of the losses (METHOD B, C, D); weight 0 removes a loss."""
+    """Weights and settings of the losses (docs/method.md, A to E); weight 0 removes a loss."""
 
-    classification: float = 1.0
-    patch: float = 1.0
-    token: float = 1.0
-    saliency: float = 2.0
-    contrast: float = 0.2
-    pixel: float = 1.0  # of the online segmentation head, where train.pixel_block builds one
-    cam_type: str = "product"  # guided map: product (M * ReLU(g), paper), or a type of cam.types
-    second_cam: bool = True  # guide the map from the attention features too
-    saliency_threshold: float = 0.0  # maps become 1 from it on and 0 below; 0 = they stay soft
-    temperature: float = 0.6
-    num_anchors: int = 256  # per class and batch
-    num_negatives: int = 256  # per anchor
-    valid_threshold: float = 0.5  # a pixel takes part from this class probability on
-    hard_threshold: float = 0.9  # pixels below it may become anchors
-    token_layers: int = 3  # last n blocks in the class-token contrast
+    classification: Weight = 1.0
+    """Weight of the classification loss of the class tokens."""
+    patch: Weight = 1.0
+    """Weight of the classification loss of the pooled patch map."""
+    token: Weight = 1.0
+    """Weight of the class-token contrast."""
+    saliency: Weight = 2.0
+    """Weight of the saliency guidance."""
+    contrast: Weight = 0.2
+    """Weight of the pixel contrast."""
+    pixel: Weight = 1.0
+    """Weight of the online segmentation head's loss, where train.pixel_block builds one."""
+    saliency_threshold: Share = 0.0
+    """Saliency becomes 1 from this value on and 0 below; 0 = it stays soft."""
+    temperature: PositiveFloat = 0.6
+    """Temperature of the pixel contrast."""
+    num_anchors: PositiveInt = 256
+    """Anchors per class and batch."""
+    num_negatives: PositiveInt = 256
+    """Negatives per anchor."""
 
-    def __post_init__(self) -> None:
-        weights = ("classification", "patch", "token", "saliency", "contrast")
-        _check_not_negative("loss", self, *weights, "pixel")
-        _check(any(getattr(self, w) for w in weights), "loss", "one weight above 0", "all 0")
-        _check_positive("loss", self, "temperature", "num_anchors", "num_negatives", "token_layers")
-        _check_choice("loss.cam_type", self.cam_type, TRAINING_CAM_TYPES)
-        _check_share("loss.saliency_threshold", self.saliency_threshold)
-        _check_share("loss.valid_threshold", self.valid_threshold)
-        _check_share("loss.hard_threshold", self.hard_threshold)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        weights = (self.classification, self.patch, self.token, self.saliency, self.contrast)
+        if not any(weights):
+            raise ValueError("loss: expected one weight above 0, got none")
+        return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class CamConfig:
     """Class activation maps written by make_cams.py."""
 
-    types: tuple[str, ...] = ("fused",)  # the first is the main one; each gets its folder
-    labels: tuple[str, ...] = ("given",)  # given, predicted: each gets its folder
-    scales: tuple[float, ...] = (1.0, 2.0)
+    types: Annotated[tuple[CamType, ...], Field(min_length=1)] = ("fused",)
+    """Types that are written, each to cams/<type>/ (docs/method.md, A)."""
+    labels: Annotated[tuple[LabelOrigin, ...], Field(min_length=1)] = ("given",)
+    """Whose classes the maps show: the image labels, or those that the localiser predicts."""
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 2.0)
+    """Of train.image_size; the maps of all scales are added."""
     flip: bool = True
-    batch_size: int = 16
-    checkpoint: str = "last"  # last or best (lowest validation loss)
-    label_threshold: float = 0.5  # image score from which a class counts as predicted
-    # Side in pixels of the native image of square tiles, each brought to train.image_size; best
-    # equal to train.crop. 0 = off: the whole image is resized.
-    tile: int = 0
-    tile_overlap: float = 0.25  # neighbours share at least this part of their side
+    """Add the maps of the mirror images."""
+    batch_size: PositiveInt = 16
+    """Images, or tiles, at a time."""
+    label_threshold: Share = 0.5
+    """Image score from which a class counts as predicted."""
+    tile: Side = 0
+    """Side in pixels of square tiles of the native image, each brought to train.image_size; best
+    equal to train.crop. 0 = the whole image."""
 
-    def __post_init__(self) -> None:
-        for cam_type in self.types:
-            _check_choice("cam.types", cam_type, CAM_TYPES)
-        for origin in self.labels:
-            _check_choice("cam.labels", origin, LABEL_ORIGINS)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for key in ("types", "labels", "scales"):
-            value = getattr(self, key)
-            distinct = bool(value) and len(set(value)) == len(value)
-            _check(distinct, f"cam.{key}", "one or more different values", value)
-        _check(all(s > 0 for s in self.scales), "cam.scales", "numbers above 0", self.scales)
-        _check_positive("cam", self, "batch_size")
-        _check_choice("cam.checkpoint", self.checkpoint, ("last", "best"))
-        _check_share("cam.label_threshold", self.label_threshold)
-        _check_tiles("cam", self.tile, self.tile_overlap)
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"cam.{key}: expected different values, got {list(values)}")
+        return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class PseudoLabelConfig:
     """CAMs to training masks of the second stage."""
 
-    # Found without masks, one for each class: agreement (with saliency) or class (of its own
-    # values); auto: one for all; fixed: `threshold`.
-    threshold_rule: str = "agreement"
-    threshold: float = 0.6
-    # Above which a saliency map is a defect to agreement; 0 = Otsu's level of all maps. Maps of the
-    # generator normal, and of a fuse with it, have their border at 0.5.
-    salient_from: float = 0.0
-    band: float = 0.05  # 255 (ignored) this near the threshold; map values with that at 0.5
-    saliency_weight: float = 0.0  # w of cam^(1 - w) * saliency^w; 0 = the CAM alone
-    refine: str = "pamr"  # pamr: pixel-adaptive refinement; crf: mean field of a CRF
-    refine_steps: int = 10  # its iterations; 0 = off; 5 are enough of a crf
-    max_area: float = 0.95  # a class that covers more of an image than this is not believed: 255
-
-    def __post_init__(self) -> None:
-        _check_choice("pseudo_label.threshold_rule", self.threshold_rule, THRESHOLD_RULES)
-        _check_share("pseudo_label.threshold", self.threshold)
-        _check_share("pseudo_label.salient_from", self.salient_from)
-        _check(0 <= self.band < 0.5, "pseudo_label.band", "in [0, 0.5)", self.band)
-        _check_share("pseudo_label.saliency_weight", self.saliency_weight)
-        _check_choice("pseudo_label.refine", self.refine, REFINEMENTS)
-        _check_not_negative("pseudo_label", self, "refine_steps")
-        _check_share("pseudo_label.max_area", self.max_area)
+    cam_type: CamType = "fused"
+    """The CAMs that become pseudo labels; one of cam.types."""
+    threshold_rule: Literal["agreement", "class", "auto", "fixed"] = "agreement"
+    """How the threshold is found without masks: agreement (with saliency) or class (Otsu's), one
+    for each class; auto (Otsu's), one for all; fixed: pseudo_label.threshold."""
+    threshold: Share = 0.6
+    """Background score of the rule fixed."""
+    salient_from: Share = 0.0
+    """Saliency above which a pixel is a defect to agreement; 0 = Otsu's level of all maps."""
+    saliency_weight: Share = 0.0
+    """w of cam^(1 - w) * saliency^w; 0 = the CAM alone."""
+    refine: Literal["pamr", "crf", "none"] = "pamr"
+    """Refinement along the edges of the image: PAMR, or mean field of a CRF."""
+    pamr_steps: Count = 10
+    """Iterations of PAMR; 0 = off."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class SegmentationConfig:
     """The second stage: a segmentation network trained on the pseudo labels."""
 
-    network: str = "deeplabv3plus"  # deeplabv3plus, deeplabv3, segformer or unet
-    # Any encoder of segmentation_models_pytorch (mit_b0 to mit_b5 suit segformer), tu-<name> for
-    # one of timm; resnet50 or resnet101 with deeplabv3.
+    network: Literal["deeplabv3plus", "deeplabv3", "segformer", "unet"] = "deeplabv3plus"
+    """deeplabv3 is torchvision's, the others are of segmentation_models_pytorch."""
     encoder: str = "efficientnet-b0"
-    pretrained: str = "imagenet"  # imagenet (download), none, or a weights file
-    image_size: tuple[int, int] = (224, 224)
-    epochs: int = 40
-    max_steps: int = 0
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 50
-    # Of the pixels: ce, or one that bounds what wrong pseudo labels do: generalised, symmetric,
-    # bootstrapped (segmentation.losses).
-    loss: str = "ce"
-    robustness: float = 0.7  # q of the generalised cross-entropy
-    dice: float = 1.0  # weight of the Dice loss beside it
-    small_loss: float = 1.0  # share of a batch's pixels, those of lowest loss, that is learnt from
-    edge_smoothing: float = 0.0  # probability that a label at a border is its neighbours'; 0 = off
-    absent: float = 0.0  # weight of no pixel being of a class that its image lacks; 0 = off
-    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
-    flip: bool = True
-    rotate: bool = False
-    zoom: float = 1.0  # least share of the image that random crops, enlarged, show; 1 = off
-    copy_paste: float = 0.0  # probability that an image is given the defects of another; 0 = off
-    # Share of the steps after which the averaged weights correct the labels they are surer than
-    # teacher_confidence of; 1 = off. Needs ema.
-    teacher_after: float = 1.0
-    teacher_confidence: float = 0.9
-    jitter: float = 0.3
-    amp: str = "auto"
-    seed: int = 0
-    scales: tuple[float, ...] = (1.0,)  # of image_size, of predictions; mirror images always
-    refine_steps: int = 0  # of the pixel-adaptive refinement of predictions; 0 = off
-    checkpoint: str = "best"  # best on the validation part's pseudo labels, or last
-    # Sides in pixels of the native image of random crops that it is trained on, and of square
-    # tiles that predictions are made of, each brought to image_size; best equal. 0 = off: the
-    # whole image is resized.
-    crop: int = 0
-    tile: int = 0
-    tile_overlap: float = 0.25  # neighbours share at least this part of their side
-
-    def __post_init__(self) -> None:
-        _check_choice("segmentation.network", self.network, NETWORKS)
-        _check_choice("segmentation.loss", self.loss, SEGMENTATION_LOSSES)
-        in_range = 0 < self.robustness <= 1
-        _check(in_range, "segmentation.robustness", "a number in (0, 1]", self.robustness)
-        for name in ("small_loss", "zoom"):
-            value = getattr(self, name)
-            _check(0 < value <= 1, f"segmentation.{name}", "a number in (0, 1]", value)
-        for name in ("edge_smoothing", "copy_paste", "teacher_after", "teacher_confidence"):
-            _check_share(f"segmentation.{name}", getattr(self, name))
-        if self.teacher_after < 1 and not self.ema:
-            raise ValueError(
-                "segmentation.teacher_after: expected averaged weights to be the teacher, got "
-                "segmentation.ema=0. Set segmentation.ema=0.98 or teacher_after=1."
-            )
-        good = bool(self.scales) and all(scale > 0 for scale in self.scales)
-        _check(good, "segmentation.scales", "positive numbers, at least one", self.scales)
-        _check_not_negative("segmentation", self, "refine_steps")
-        _check(0 <= self.ema < 1, "segmentation.ema", "a number in [0, 1)", self.ema)
-        _check_choice("segmentation.amp", self.amp, AMP_MODES)
-        _check_choice("segmentation.checkpoint", self.checkpoint, ("last", "best"))
-        _check_size("segmentation.image_size", self.image_size)
-        _check_part("segmentation.crop", self.crop)
-        _check_tiles("segmentation", self.tile, self.tile_overlap)
-        _check_positive("segmentation", self, "epochs", "batch_size", "lr")
-        zero_is_off = ("max_steps", "weight_decay", "warmup_steps", "dice", "absent")
-        zero_is_off += ("jitter", "seed")
-        _check_not_negative("segmentation", self, *zero_is_off)
-        square = self.image_size[0] == self.image_size[1]
-        _check(square or not self.rotate, "segmentation.rotate", "false unless square", self.rotate)
+    """Any encoder of segmentation_models_pytorch (mit_b0 to mit_b5 suit segformer), tu-<name> for
+    one of timm; resnet50 or resnet101 with deeplabv3."""
+    pretrained: str = "imagenet"
+    """imagenet (local file or download), none, or a weights file of the encoder."""
+    image_size: Size = (224, 224)
+    """(H, W) in pixels; resized up to what the network takes."""
+    epochs: PositiveInt = 40
+    """Passes over the training images."""
+    max_steps: Count = 0
+    """Stop after so many optimizer steps; 0 = all epochs."""
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Images of one optimizer step; DeepLab normalises over them, so 2 or more."""
+    lr: PositiveFloat = 1e-3
+    """Peak rate."""
+    warmup_epochs: Weight = 2.0
+    """Epochs in which the rate rises; at most half of the steps."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the averaged weights that are validated and kept; 0 = off."""
+    copy_paste: Share = 0.0
+    """Probability that an image is given the defects of another one; 0 = off."""
+    amp: Amp = "auto"
+    """As train.amp."""
+    seed: Count = 0
+    """Of weights, order and augmentation."""
+    eval_every: PositiveInt = 1
+    """Epochs between validations."""
+    pamr_steps: Count = 0
+    """Iterations of PAMR on predictions; 0 = off."""
+    crop: Side = 0
+    """Side in pixels of random crops of the native image, each brought to
+    segmentation.image_size. 0 = whole images."""
+    tile: Side = 0
+    """Side in pixels of square tiles that predictions are made of; best equal to
+    segmentation.crop. 0 = the whole image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Config:
-    """All stages of one run."""
+    """All sections of one run."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
-    refinement: RefinementConfig = field(default_factory=RefinementConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    cam: CamConfig = field(default_factory=CamConfig)
-    pseudo_label: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
-    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    data: DataConfig = DataConfig()
+    saliency: SaliencyConfig = SaliencyConfig()
+    refinement: RefinementConfig = RefinementConfig()
+    train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    cam: CamConfig = CamConfig()
+    pseudo_label: PseudoLabelConfig = PseudoLabelConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
 
-    def __post_init__(self) -> None:
-        gives_pixel = "pixel" not in self.cam.types or self.train.pixel_block
-        types = "no pixel where train.pixel_block is 0 (no online segmentation head)"
-        _check(gives_pixel, "cam.types", types, list(self.cam.types))
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        has_head = self.train.pixel_block > 0
+        if "pixel" in self.cam.types and not has_head:
+            raise ValueError(
+                "cam.types: expected no pixel where train.pixel_block is 0 (no online segmentation "
+                f"head), got {list(self.cam.types)}"
+            )
+        if has_head and not self.loss.pixel:
+            raise ValueError(
+                "loss.pixel: expected a weight above 0 where train.pixel_block builds the online "
+                "segmentation head, got 0: its maps would come from random weights. Set "
+                "train.pixel_block=0 to leave the head out"
+            )
+        if self.pseudo_label.cam_type not in self.cam.types:
+            raise ValueError(
+                f"pseudo_label.cam_type: expected one of cam.types, {', '.join(self.cam.types)}, "
+                f"got {self.pseudo_label.cam_type!r}"
+            )
+        return self

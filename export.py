@@ -36,11 +36,14 @@ from torch import Tensor, nn
 from configs.command_line import run_stage
 from datasets.files import list_images, read_image
 from datasets.transforms import as_image, eval_transform
-from models.cam import combine
+from inference.models import load_trained
+from inference.segment import network_from_checkpoint
+from models.cam import raw_cam
 from models.stac import Stac, image_scores, stac_from_checkpoint
+from runs.checkpoint import Checkpoint
+from runs.folder import Run, run_in
+from runs.thresholds import thresholds_for_new_images
 from segmentation.networks import STRIDES, network_size
-from segmentation.prediction import network_from_checkpoint
-from trained import Trained, load_trained, run_thresholds
 
 TOLERANCE = 1e-3  # largest difference to PyTorch of a file that is kept
 MAX_IMAGES = 4  # that are compared
@@ -70,25 +73,19 @@ class LocaliserOutputs(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return cam (B, K, h, w) and scores (B, K) of images (B, 3, H, W)."""
         output = self.stac(image)
-        cam = combine(
-            self.cam_type,
-            output.class_attention,
-            output.patch_map,
-            pixel_logits=output.pixel_logits,
-        )
-        return cam, image_scores(output)
+        return raw_cam(output, self.cam_type), image_scores(output)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, compare and write."""
     args = _parser().parse_args(argv)
-    run = Path(args.run)
-    to = Path(args.to) if args.to else run / "exported"
-    segmenter, localiser = load_trained(run)
+    run = run_in(Path(args.run))
+    to = Path(args.to) if args.to else run.folder / "exported"
+    trained = load_trained(run)
     files = [file for entry in args.images for file, _ in list_images(entry)][:MAX_IMAGES]
     to.mkdir(parents=True, exist_ok=True)
-    models = [exportable_segmenter(segmenter)] if segmenter else []
-    models += [exportable_localiser(localiser, run)] if localiser else []
+    models = [exportable_segmenter(trained.segmentation)] if trained.segmentation else []
+    models += [exportable_localiser(run, trained.localiser)] if trained.localiser else []
     for one in models:
         batches = check_batches(one, files)
         with torch.no_grad():
@@ -122,23 +119,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
 
 
-def exportable_segmenter(trained: Trained) -> Exportable:
+def exportable_segmenter(checkpoint: Checkpoint) -> Exportable:
     """Return the segmentation network of a run, to give logits."""
-    settings = trained.config.segmentation
+    settings = checkpoint.config.segmentation
     size = network_size(settings.image_size, settings.network)
     steps = ["softmax over axis 1 gives probabilities", "resize bilinearly to the image's size"]
     steps.append("argmax over axis 1: 0 is background, k is class k of class_names, from 1")
     unit = STRIDES[settings.network]
-    metadata = _metadata(trained, size, (unit, unit), steps)
-    model = network_from_checkpoint(trained.checkpoint)
+    metadata = _metadata(checkpoint, size, (unit, unit), steps)
+    model = network_from_checkpoint(checkpoint)
     return Exportable("segmentation", model, ("logits",), size, (unit, unit), metadata)
 
 
-def exportable_localiser(trained: Trained, run: Path) -> Exportable:
+def exportable_localiser(run: Run, checkpoint: Checkpoint) -> Exportable:
     """Return the localiser of a run, to give CAMs and image scores."""
-    config = trained.config
-    cam_type = config.cam.types[0]
-    stac = stac_from_checkpoint(trained.checkpoint)
+    config = run.config
+    cam_type = config.pseudo_label.cam_type
+    stac = stac_from_checkpoint(checkpoint)
     unit = stac.encoder.patch_size
     size = tuple(n * patch for n, patch in zip(stac.encoder.grid_size, unit, strict=True))
     steps = [
@@ -148,20 +145,19 @@ def exportable_localiser(trained: Trained, run: Path) -> Exportable:
         "a pixel is of the present class with the highest value if that is above 0.5, "
         "else background",
     ]
-    metadata = _metadata(trained, size, unit, steps) | {
+    metadata = _metadata(checkpoint, size, unit, steps) | {
         "cam_type": cam_type,
         "scales": list(config.cam.scales),
         "label_threshold": config.cam.label_threshold,
-        "thresholds": run_thresholds(run, trained),
+        "thresholds": thresholds_for_new_images(run, checkpoint["class_names"]),
     }
     model = LocaliserOutputs(stac, cam_type).eval()
     return Exportable("localiser", model, ("cam", "scores"), size, unit, metadata)
 
 
 def _metadata(
-    trained: Trained, size: tuple[int, int], multiple: tuple[int, int], steps: Sequence[str]
+    checkpoint: Checkpoint, size: tuple[int, int], multiple: tuple[int, int], steps: Sequence[str]
 ) -> dict[str, Any]:
-    checkpoint = trained.checkpoint
     return {
         "class_names": list(checkpoint["class_names"]),
         "image_size": list(size),

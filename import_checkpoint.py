@@ -8,18 +8,16 @@ names, in the order of the checkpoint's class tokens, come from the data set of 
 file decides goes over that config into the run folder's config.toml, which later stages take.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs import to_dict
-from configs.command_line import load_run, run_stage, save_config, stage_parser
-from datasets.sources import read_data
-from models.checkpoint import save_checkpoint
-from models.released import RELEASED_HEADS, convert_released
+from configs import changed, to_dict
+from configs.command_line import run_stage, stage_parser
+from models.backbones import normalisation, read_state_dict
 from models.stac import stac_from_checkpoint
-from models.vit import normalisation
-from models.weights import read_state_dict
+from released.checkpoint import RELEASED_HEADS, convert_released
+from runs.checkpoint import save_checkpoint
+from runs.folder import Run, open_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,24 +28,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     heads = f"attention heads it was trained with (default: {RELEASED_HEADS})"
     add("--heads", type=int, default=RELEASED_HEADS, metavar="N", help=heads)
     args = parser.parse_args(argv)
-    config, out_dir = load_run(args)
-    target = out_dir / "stac" / "checkpoint.pt"
+    run = open_run(args)
+    target = run.stac_dir / "checkpoint.pt"
     if target.exists():
         raise ValueError(f"{target}: expected no checkpoint there yet. Give another --out.")
-    class_names = list(read_data(config.data, out_dir / "labels.csv").class_names)
+    class_names = list(run.data.class_names)
     state = read_state_dict(args.file, "--file")
-    weights, found = convert_released(state, len(class_names), str(args.file))
-    found |= {"num_heads": args.heads, "head_padding": "zeros"}
-    # Of the released code, whatever the config. It has no online segmentation head.
-    found |= {"split_block": 0, "final_norm": False, "pixel_block": 0}
-    train = dataclasses.replace(config.train, **found)
-    types = tuple(cam_type for cam_type in config.cam.types if cam_type != "pixel")
-    cam = dataclasses.replace(config.cam, types=types or ("patchcam",))
-    config = dataclasses.replace(config, train=train, cam=cam)
+    weights, settings = convert_released(state, len(class_names), str(args.file))
+    settings |= {"num_heads": args.heads}
+    values = {f"train.{key}": value for key, value in settings.items()}
+    types = [cam_type for cam_type in run.config.cam.types if cam_type != "pixel"] or ["patchcam"]
+    values["cam.types"] = types
+    if run.config.pseudo_label.cam_type not in types:
+        values["pseudo_label.cam_type"] = types[0]
+    run = Run(run.folder, changed(run.config, values))
+    train = run.config.train
     mean, std = normalisation(train.backbone)
     content = {
         "model": weights,
-        "config": to_dict(config),
+        "config": to_dict(run.config),
         "class_names": class_names,
         "mean": list(mean),
         "std": list(std),
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{args.file}: expected weights of {train.backbone}: {reason}") from error
-    save_config(config, out_dir)
+    run.save_config()
     save_checkpoint(target, content)
     print(
         f"wrote {target}: {train.backbone} with {len(class_names)} class tokens at "
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"warning: read with {args.heads} attention heads, as the released code trains; a file "
         "trained otherwise needs --heads."
     )
-    print(f"next: python make_cams.py --out {out_dir}")
+    print(f"next: {run.command('make_cams.py')}")
 
 
 if __name__ == "__main__":

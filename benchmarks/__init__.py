@@ -1,1 +1,1 @@
-"""Measurements, each a module to run: `python -m benchmarks.NAME`."""
+"""Measurements of time and memory, each a module to run: `python -m benchmarks.NAME`."""

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measuring import Cost, in_new_process, peak_megabytes, run_benchmark
-from losses.pixel_contrast import pixel_contrast_loss
+from losses.pixel_contrast import HARD_THRESHOLD, VALID_THRESHOLD, pixel_contrast_loss
 
-TEMPERATURE, VALID, HARD = 0.6, 0.5, 0.9
+TEMPERATURE = 0.6
 
 
 class Problem(NamedTuple):
@@ -62,14 +62,12 @@ def ours(batch: dict[str, torch.Tensor], problem: Problem) -> torch.Tensor:
         temperature=TEMPERATURE,
         num_anchors=problem.num_samples,
         num_negatives=problem.num_samples,
-        valid_threshold=VALID,
-        hard_threshold=HARD,
         generator=torch.Generator(batch["embedding"].device).manual_seed(0),
     )
 
 
 def straightforward(batch: dict[str, torch.Tensor], problem: Problem) -> torch.Tensor:
-    """Return the loss of METHOD C written down as it reads."""
+    """Return the loss of docs/method.md, C, written down as it reads."""
     size = batch["cams"].shape[2:]
     vectors = F.interpolate(batch["embedding"], size, mode="bilinear", align_corners=False)
     vectors = vectors.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, E)
@@ -77,13 +75,13 @@ def straightforward(batch: dict[str, torch.Tensor], problem: Problem) -> torch.T
     scores = batch["cams"] * batch["labels"][:, :, None, None]
     confidence, label = torch.cat((1 - batch["saliency"], scores), dim=1).max(dim=1)
     confidence, label = confidence.flatten(), label.flatten()
-    valid = confidence >= VALID
+    valid = confidence >= VALID_THRESHOLD
     members = [((label == k) & valid).nonzero()[:, 0] for k in range(problem.num_classes + 1)]
     members = [pixels for pixels in members if len(pixels)]
     prototypes = torch.stack([constants[pixels].mean(dim=0) for pixels in members])
     terms = []
     for k, pixels in enumerate(members):
-        hard = pixels[confidence[pixels] < HARD]
+        hard = pixels[confidence[pixels] < HARD_THRESHOLD]
         if len(hard) == 0 or len(members) == 1:
             continue
         similarity = F.cosine_similarity(prototypes[k], prototypes) / TEMPERATURE

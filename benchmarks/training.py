@@ -3,12 +3,13 @@
     python -m benchmarks.training [--json FILE]
 
 Ours is the step of train_stac.py at the paper's settings: DeiT-S with 3 class tokens, the five
-losses, backward, clipping, AdamW. Beside it stands timm's DeiT-S with one class token, a linear
+losses, backward, clipping, AdamW. It is compared with timm's DeiT-S with one class token, a linear
 head and the multi-label soft margin loss; same batch, size, autocast type, clipping and optimizer.
 Both run in turn, each in processes of its own. Time is that of the fastest step; memory is the
 growth of the peak over what is held before the model is built.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,11 +19,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measuring import Cost, in_new_process, peak_megabytes, run_benchmark
-from configs import Config, to_dict
+from configs import Config
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups
 from models.stac import build_stac
-from train_stac import batch_loss
+from train_stac import CLIP_NORM, WEIGHT_DECAY, batch_loss
 
 NUM_CLASSES = 3
 LR = 1e-4
@@ -43,7 +44,7 @@ def make_batch(batch_size: int, size: tuple[int, int]) -> dict[str, torch.Tensor
     return {
         "image": torch.randn(batch_size, 3, *size, generator=generator),
         "label": labels,
-        "saliency": F.interpolate(coarse, size, mode="bilinear").clamp(0, 1),
+        "map": F.interpolate(coarse, size, mode="bilinear").clamp(0, 1),
     }
 
 
@@ -51,8 +52,8 @@ def stac_step(
     backbone: str, size: tuple[int, int], device: torch.device
 ) -> tuple[torch.nn.Module, Callable[[dict[str, torch.Tensor]], torch.Tensor]]:
     """Return the localiser and the function that gives its loss on a batch."""
-    settings = to_dict(CONFIG)["train"] | {"backbone": backbone, "image_size": list(size)}
-    model = build_stac(settings, NUM_CLASSES, "none").to(device)
+    settings = dataclasses.replace(CONFIG.train, backbone=backbone, image_size=size)
+    model = build_stac(settings, NUM_CLASSES).to(device)
     generator = torch.Generator(device).manual_seed(0)
     return model, lambda batch: batch_loss(model, batch, CONFIG, device, generator)[0]
 
@@ -86,7 +87,7 @@ def train(
     torch.manual_seed(0)
     model, loss = STEP_OF[name](backbone, size, place)
     model.train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, CONFIG.train.weight_decay), lr=LR)
+    optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=LR)
     scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)
     seconds = []
     for _ in range(1 + steps):
@@ -94,7 +95,7 @@ def train(
         with autocast(place, dtype):
             total = loss(batch)
         scaler.scale(total).backward()
-        optimizer_step(model, optimizer, scaler, CONFIG.train.clip_norm)
+        optimizer_step(model, optimizer, scaler, CLIP_NORM)
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)

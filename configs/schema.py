@@ -15,9 +15,7 @@ CamType = Literal["patchcam", "attention", "fused", "pixel"]
 LabelOrigin = Literal["given", "predicted"]
 Amp = Literal["auto", "bf16", "fp16", "off"]
 Generator = Literal["contrast", "feature", "normal", "variation", "external", "auto"]
-Source = Literal[
-    "sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv"
-]
+Source = Literal["sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv"]
 SPLITS, CAM_TYPES, LABEL_ORIGINS = map(get_args, (Split, CamType, LabelOrigin))
 
 CHECKED = ConfigDict(

@@ -9,9 +9,10 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from datasets.files import IMAGE_SUFFIXES, read_image, read_levels, read_mode, read_truth
+from datasets.files import IMAGE_SUFFIXES, read_image, read_levels, read_truth
 from datasets.layouts.common import ANNOTATION_SUFFIX
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
@@ -33,6 +34,17 @@ KINDS = {  # kind of problem: what comes of it
     "label without mask content": "label or mask is wrong",
     "mask content without label": "label or mask is wrong",
 }
+MODE_NAMES = {  # of Pillow's modes; others go by their own name
+    "1": "1-bit grey",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "I": "16-bit grey",  # also Pillow's mode of 32 bit, which read_image refuses
+    "I;16": "16-bit grey",
+    "I;16B": "16-bit grey",
+    "P": "palette",
+    "RGBA": "RGB with transparency",
+}
+
 SIMILAR = 0.85  # share of equal letters from which two class names may be one, mistyped
 SHOWN = 5  # names printed of many
 
@@ -141,6 +153,15 @@ def _check_record(
     digest = hashlib.sha256(repr(size).encode() + image.tobytes()).hexdigest()
     areas, problems = _check_mask(record, size, class_names) if record.mask else (None, [])
     return Facts(record, split, size, mode, digest, areas), problems
+
+
+def read_mode(path: Path) -> str:
+    """Say how a picture that `read_image` reads stores its pixels; only its head is read."""
+    try:
+        with Image.open(path) as picture:
+            return MODE_NAMES.get(picture.mode, picture.mode)
+    except UnidentifiedImageError:
+        return "16-bit colour"  # what OpenCV reads in Pillow's stead
 
 
 def _check_mask(

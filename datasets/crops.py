@@ -19,8 +19,10 @@ import numpy as np
 SALIENT = 0.5
 FAINT = 0.25  # lower values are background for certain
 MOST = 0.9  # of the salient pixels, for several labels
+SUPPORT = 0.002  # share of a crop that must be salient for it to keep the labels
 AIMED = 0.5  # share of the crops around a pixel worth seeing: chance seldom hits a small defect
 ATTEMPTS = 10
+Crop = tuple[slice, slice]  # rows, columns
 
 
 def crop_generator(seed: int, *place: int) -> np.random.Generator:
@@ -29,19 +31,14 @@ def crop_generator(seed: int, *place: int) -> np.random.Generator:
 
 
 def draw_crop(
-    saliency: np.ndarray,
-    num_labels: int,
-    side: int,
-    support: float,
-    generator: np.random.Generator,
-) -> tuple[tuple[slice, slice], bool]:
+    saliency: np.ndarray, num_labels: int, side: int, generator: np.random.Generator
+) -> tuple[Crop, bool]:
     """Draw a crop by the rule of this module; one of a defect-free image is always taken.
 
     Args:
         saliency: (H, W) in [0, 1].
         num_labels: of the image; 0 means defect-free.
         side: height and width of the crop in pixels, cut to the image where that is smaller.
-        support: share of the crop in (0, 1] that must be salient for it to keep the labels.
         generator: of the draws.
 
     Returns:
@@ -61,9 +58,9 @@ def draw_crop(
     aimed_at = aim(targets, generator)
     for _ in range(ATTEMPTS):
         crop = place_crop(saliency.shape, side, generator, aimed_at)
-        found = salient[crop]
-        held = found.sum() / len(targets)
-        if found.mean() >= support and (num_labels == 1 or held >= MOST):
+        inside = salient[crop]
+        held = inside.sum() / len(targets)
+        if inside.mean() >= SUPPORT and (num_labels == 1 or held >= MOST):
             return crop, True
         if saliency[crop].max() < FAINT:
             return crop, False
@@ -80,7 +77,7 @@ def place_crop(
     side: int,
     generator: np.random.Generator,
     targets: Sequence[int] = (),
-) -> tuple[slice, slice]:
+) -> Crop:
     """Return rows and columns of a random square, cut to the image where that is smaller.
 
     Args:

@@ -1,15 +1,17 @@
 """Every read and write of an image, saliency map, mask or CAM.
 
-All arrays are (H, W) or (H, W, 3), top left first. Files are written under a temporary name and
-renamed, so that a stopped run never leaves half a file under a name that later stages trust.
+All arrays are (H, W) or (H, W, 3), top left first. Every file of the project is written by
+`write_atomically`, so that a stopped run never leaves half a file that later stages trust.
 """
 
+import csv
 import io
 import itertools
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,16 +22,6 @@ from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 HIGHEST_INDEX = 31  # a grey mask whose values end there or below may hold indices, or 0 and 1
-MODE_NAMES = {  # of Pillow's modes; others go by their own name
-    "1": "1-bit grey",
-    "L": "grey",
-    "LA": "grey with transparency",
-    "I": "16-bit grey",  # also Pillow's mode of 32 bit, which read_image refuses
-    "I;16": "16-bit grey",
-    "I;16B": "16-bit grey",
-    "P": "palette",
-    "RGBA": "RGB with transparency",
-}
 
 
 class Cam(NamedTuple):
@@ -90,15 +82,6 @@ def read_image(path: Path) -> np.ndarray:
         raise _damaged(path, "PNG, JPEG, BMP, TIFF or WebP", str(error)) from error
     pixels = _to_8_bit(pixels, path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-
-
-def read_mode(path: Path) -> str:
-    """Say how a picture that `read_image` reads stores its pixels; only its head is read."""
-    try:
-        with Image.open(path) as picture:
-            return MODE_NAMES.get(picture.mode, picture.mode)
-    except UnidentifiedImageError:
-        return "16-bit colour"  # what OpenCV reads in Pillow's stead
 
 
 def read_saliency(path: Path) -> np.ndarray:
@@ -173,10 +156,44 @@ def read_levels(path: Path) -> np.ndarray:
     return _to_8_bit(levels, path)
 
 
+def write_atomically(path: Path, save: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name beside its own and rename it; folders are made.
+
+    Args:
+        path: of the file.
+        save: writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8."""
+    write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; NaN and infinity, which JSON does not know, are refused with a ValueError."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, the first of them the names of the columns, as CSV."""
+    content = io.StringIO()
+    csv.writer(content).writerows(rows)
+    write_atomically(path, lambda to: to.write_text(content.getvalue(), "utf-8", newline=""))
+
+
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write (H, W, 3) or (H, W) uint8 as PNG or JPEG, by the ending of `path`."""
     suffix_format = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    _write(path, lambda file: Image.fromarray(image).save(file, format=suffix_format, quality=95))
+    picture = Image.fromarray(image)
+    write_atomically(path, lambda to: picture.save(to, format=suffix_format, quality=95))
 
 
 def write_saliency(path: Path, saliency: np.ndarray) -> None:
@@ -188,7 +205,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write (H, W) uint8 mask values as a palette PNG in the PASCAL VOC colours."""
     picture = Image.fromarray(mask.astype(np.uint8, copy=False))
     picture.putpalette(voc_palette().reshape(-1).tolist())
-    _write(path, lambda file: picture.save(file, format="PNG"))
+    write_atomically(path, lambda to: picture.save(to, format="PNG"))
 
 
 def voc_palette() -> np.ndarray:
@@ -212,7 +229,9 @@ def write_cam(path: Path, cam: Cam) -> None:
         "classes": cam.classes.astype(np.int64),
         "scores": cam.scores.astype(np.float32),
     }
-    _write(path, lambda file: np.savez_compressed(file, **arrays))
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, lambda to: to.write_bytes(content.getvalue()))
 
 
 def read_cam(path: Path) -> Cam:
@@ -263,11 +282,11 @@ def _decode_colour(data: bytes) -> np.ndarray:
             return np.array(picture if deep else picture.convert("RGB"))
     except UnidentifiedImageError:
         # Pillow lacks some deep colour TIFF; OpenCV has them.
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
         if pixels is None:
             raise ValueError("an unknown format" if data else "an empty file") from None
-        return pixels
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _read_grey(path: Path, what: str) -> np.ndarray:
@@ -316,14 +335,3 @@ def _to_8_bit(pixels: np.ndarray, path: Path) -> np.ndarray:
 def _damaged(path: Path, expected: str, got: str) -> ValueError:
     got = " ".join(got.split())
     return ValueError(f"{path}: expected {expected}, got: {got}. Replace or remove the file.")
-
-
-def _write(path: Path, save: Callable[[io.BufferedWriter], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            save(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,15 +1,17 @@
-"""Cells of the sheets that people look at."""
+"""Cells and captions of the sheets that people look at."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from datasets.files import voc_palette
 from datasets.record import BACKGROUND, IGNORE
 
 CELL = 160  # pixels, both sides
 GAP = 4
+CAPTION, FONT_SIZE = 24, 15  # height of the captions, and of their letters
 MASK_STRENGTH = 0.6  # of the colours over the image
 
 
@@ -37,6 +39,15 @@ def fit_cell(picture: np.ndarray) -> np.ndarray:
     fitted = cv2.resize(picture.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     cell[:height, :width] = np.round(255 * np.clip(fitted, 0, 1))
     return cell
+
+
+def caption_row(captions: Sequence[str]) -> np.ndarray:
+    """Return a white row of (CAPTION, columns * cell, 3) uint8 with a caption over each column."""
+    row = Image.new("RGB", ((CELL + GAP) * len(captions), CAPTION), "white")
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(FONT_SIZE)
+    for i, caption in enumerate(captions):
+        draw.text((i * (CELL + GAP) + CELL / 2, CAPTION / 2), caption, "black", font, anchor="mm")
+    return np.array(row)
 
 
 def colour_legend(class_names: Sequence[str]) -> str:

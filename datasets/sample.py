@@ -8,15 +8,13 @@ contrast maps painted with the image's label stay under 60 mIoU at their best th
 Pictures are (H, W, 3) RGB in [0, 1] until their last line.
 """
 
-import csv
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from datasets.files import write_image, write_mask
+from datasets.files import write_csv, write_image, write_json, write_mask, write_text
 from datasets.record import BACKGROUND
 
 CLASS_NAMES = ("inclusion", "patches", "scratches")
@@ -53,13 +51,13 @@ def write_sample(root: Path, num_train: int, num_test: int, seed: int) -> None:
     if seed < 0:
         raise ValueError(f"sample seed: expected 0 or more, got {seed}. Set data.seed.")
     wanted = {"generator": GENERATOR_VERSION, "train": num_train, "test": num_test, "seed": seed}
-    found = _read_marker(root)
-    if found == {**wanted, "complete": True}:
+    there = _read_marker(root)
+    if there == {**wanted, "complete": True}:
         return
-    if found is not None:
+    if there is not None:
         # First "incomplete", then remove: stopped in between, nobody trusts what is left.
-        _write_marker(root, {**found, "complete": False})
-        _remove_sample(root, found)
+        _write_marker(root, {**there, "complete": False})
+        _remove_sample(root, there)
     _write_marker(root, {**wanted, "complete": False})
     labels = {}
     for split in SPLITS:
@@ -69,12 +67,9 @@ def write_sample(root: Path, num_train: int, num_test: int, seed: int) -> None:
             write_mask(_mask_path(root, name), mask)
             labels[name] = [CLASS_NAMES[v - 1] for v in np.unique(mask) if v != BACKGROUND]
         listing = "".join(f"{name}\n" for name in _names(split, wanted[split]))
-        _list_path(root, split).parent.mkdir(parents=True, exist_ok=True)
-        _list_path(root, split).write_text(listing)
-    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "classes"])
-        writer.writerows([name, "|".join(classes)] for name, classes in labels.items())
+        write_text(_list_path(root, split), listing)
+    rows = [(name, "|".join(classes)) for name, classes in labels.items()]
+    write_csv(root / "labels.csv", [("name", "classes"), *rows])
     _write_marker(root, {**wanted, "complete": True})
 
 
@@ -324,10 +319,7 @@ def _read_marker(root: Path) -> dict | None:
 
 
 def _write_marker(root: Path, marker: dict) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f".{MARKER}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(marker) + "\n")
-    temporary.replace(root / MARKER)
+    write_json(root / MARKER, marker)
 
 
 def _remove_sample(root: Path, marker: dict) -> None:

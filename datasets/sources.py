@@ -9,8 +9,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
+from configs import DataConfig
 from datasets.layouts.authors import read_authors
 from datasets.layouts.common import Layout, Splits, find_file
 from datasets.layouts.dagm import read_dagm
@@ -24,27 +24,6 @@ from datasets.layouts.voc import read_voc
 from datasets.outlines import read_coco
 from datasets.record import Record, spread
 from datasets.sample import write_sample
-
-
-class DataSettings(Protocol):
-    """What `read_data` needs to know; `configs.DataConfig` has it."""
-
-    source: str
-    root: str
-    val_fraction: float
-    seed: int
-    limit: int
-    sample_train: int
-    sample_test: int
-    test_share: float
-    train_list: str
-    test_list: str
-    table: str
-    classes: tuple[str, ...]
-    defect_types: bool
-    mask_level: int
-    annotations: str
-    prefix: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +66,7 @@ class Data:
         return ["train", *outside]
 
 
-def read_data(settings: DataSettings, labels_path: Path) -> Data:
+def read_data(settings: DataConfig, labels_path: Path) -> Data:
     """Read the records of a data set.
 
     Args:
@@ -120,7 +99,7 @@ def read_data(settings: DataSettings, labels_path: Path) -> Data:
     return Data(class_names, {"train": splits["train"], "fit": fit, "val": val, **splits})
 
 
-def _read_layout(root: Path, settings: DataSettings, labels_path: Path) -> Layout:
+def _read_layout(root: Path, settings: DataConfig, labels_path: Path) -> Layout:
     lists = {"train": settings.train_list, "test": settings.test_list}
     share, seed = settings.test_share, settings.seed
     match settings.source:

@@ -11,6 +11,8 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+JITTER = 0.3  # brightness and contrast are multiplied by a number in [1 - JITTER, 1 + JITTER]
+
 
 def as_image(pixels: np.ndarray) -> tv_tensors.Image:
     """Wrap (H, W, 3) uint8 RGB as a (3, H, W) image."""
@@ -23,40 +25,22 @@ def as_map(values: np.ndarray) -> tv_tensors.Mask:
 
 
 def train_transform(
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    *,
-    flip: bool,
-    rotate: bool,
-    jitter: float,
-    zoom: float = 1.0,
+    size: tuple[int, int], mean: Sequence[float], std: Sequence[float], flip: bool = True
 ) -> v2.Transform:
-    """Return the training preset: resize, flips, quarter turns, light changes, normalisation.
+    """Return the training preset: resize, flips, light changes, normalisation.
 
-    Without `zoom` all of its input is kept, so that the image-level label stays true; crops that
-    may change the label are drawn before (datasets.crops).
+    All of its input is kept, so that the image-level label stays true; crops that may change the
+    label are drawn before (datasets.crops).
 
     Args:
-        size: (H, W) of the result; square where `rotate` is set.
+        size: (H, W) of the result.
         mean: of the three channels in [0, 1], as the backbone was trained.
         std: likewise.
         flip: horizontal and vertical flips, each with probability 1/2.
-        rotate: also turns by 0, 90, 180 or 270 degrees.
-        jitter: brightness and contrast are multiplied by a number in [1 - jitter, 1 + jitter].
-        zoom: least share of the area in random crops, of 3:4 to 4:3; 1 for whole images.
     """
-    steps: list[v2.Transform] = [v2.Resize(size, antialias=True)]
-    if zoom < 1:
-        steps = [v2.RandomResizedCrop(size, scale=(zoom, 1.0), antialias=True)]
-    if flip:
-        steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
-    if rotate:
-        turns = [v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]
-        steps.append(v2.RandomChoice(turns))
-    if jitter:
-        steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter))
-    return v2.Compose([*steps, *_normalisation(mean, std)])
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if flip else []
+    light = v2.ColorJitter(brightness=JITTER, contrast=JITTER)
+    return v2.Compose([v2.Resize(size, antialias=True), *flips, light, *_normalisation(mean, std)])
 
 
 def eval_transform(

@@ -1,9 +1,9 @@
-"""Image classification loss, of the class tokens as of the pooled patch map (METHOD A)."""
+"""Image classification loss, of the class tokens as of the pooled patch map (docs/method.md, A)."""
 
 import torch
 import torch.nn.functional as F
 
-from losses.inputs import full_precision
+from models.device import full_precision
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

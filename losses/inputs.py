@@ -1,11 +1,6 @@
-"""What every loss does with its inputs: full precision, and one check of their sizes."""
+"""The one check that the losses on pixels share."""
 
 import torch
-
-
-def full_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in float32, or unchanged where it is float64 already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def check_saliency(cams: torch.Tensor, saliency: torch.Tensor) -> None:
@@ -21,6 +16,6 @@ def check_saliency(cams: torch.Tensor, saliency: torch.Tensor) -> None:
     expected = (cams.shape[0], 1, *cams.shape[2:])
     if saliency.shape != expected:
         raise ValueError(
-            f"saliency: expected shape {expected} beside CAMs of {tuple(cams.shape)}, "
+            f"saliency: expected shape {expected} with CAMs of {tuple(cams.shape)}, "
             f"got {tuple(saliency.shape)}. Resize both to the training size."
         )

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from losses.inputs import check_saliency, full_precision
+from losses.inputs import check_saliency
+from models.device import full_precision
 
 SHARPNESS = 2  # the share of a class is its CAM to this power
 LEAST_CAM = 1e-3  # so that a salient pixel is shared evenly where all CAMs are 0

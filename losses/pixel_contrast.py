@@ -1,4 +1,4 @@
-"""Pixel-level contrast of the embedding (METHOD C), on its own low-resolution grid.
+"""Pixel-level contrast of the embedding (docs/method.md, C), on its own low-resolution grid.
 
 The method compares embedding vectors upsampled to the training size. Upsampling is linear, so
 they are interpolated only at the sampled anchors; prototypes, scalar products with negatives and
@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from losses.inputs import check_saliency, full_precision
+from losses.inputs import check_saliency
 from losses.interpolation import corner_cells, interpolation_matrix, upsampled_norms
+from models.device import full_precision
 
+VALID_THRESHOLD = 0.5  # a pixel takes part from this class probability on; the paper's
+HARD_THRESHOLD = 0.9  # pixels below it may become anchors
 EPS = 1e-8  # least norm of a vector in a cosine similarity
 INVALID = -1
 
@@ -72,9 +75,9 @@ def pixel_contrast_loss(
     temperature: float,
     num_anchors: int,
     num_negatives: int,
-    valid_threshold: float,
-    hard_threshold: float,
     generator: torch.Generator,
+    valid_threshold: float = VALID_THRESHOLD,
+    hard_threshold: float = HARD_THRESHOLD,
 ) -> torch.Tensor:
     """Pull hard pixels to the prototype of their class and away from pixels of other classes.
 

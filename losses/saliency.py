@@ -1,9 +1,10 @@
-"""Saliency guidance of the class activation maps (METHOD B)."""
+"""Saliency guidance of the class activation maps (docs/method.md, B)."""
 
 import torch
 import torch.nn.functional as F
 
-from losses.inputs import check_saliency, full_precision
+from losses.inputs import check_saliency
+from models.device import full_precision
 
 
 def saliency_loss(cams: torch.Tensor, saliency: torch.Tensor) -> torch.Tensor:

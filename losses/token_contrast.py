@@ -1,9 +1,9 @@
-"""Class-token contrast: the tokens of different classes are pushed apart (METHOD D)."""
+"""Class-token contrast: the tokens of different classes are pushed apart (docs/method.md, D)."""
 
 import torch
 import torch.nn.functional as F
 
-from losses.inputs import full_precision
+from models.device import full_precision
 
 
 def token_contrast_loss(class_tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,10 @@
-"""A conditional random field over pixels, as an alternative to `models.refine`."""
+"""A conditional random field over pixels, as an alternative to `models.pamr`."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from models.refine import pixel_adaptive_refinement
 
 # Neighbours of like colour: every STEP-th pixel up to REACH away in each direction.
 REACH, STEP = 20, 4
@@ -15,11 +13,12 @@ COLOUR_SIGMA = 10.0  # of values in 0..255
 SMOOTH_SIGMA = 3.0  # pixels; of neighbours of any colour
 COLOUR_WEIGHT, SMOOTH_WEIGHT = 4.0, 2.0
 FLOOR = 1e-4  # no class is impossible
+ITERATIONS = 5  # more change nothing
 LEAST_EXPONENT = -40.0  # numbers below are slow to compute with, and weigh nothing
 
 
 @torch.no_grad()
-def dense_crf(image: Tensor, maps: Tensor, iterations: int = 5) -> Tensor:
+def dense_crf(image: Tensor, maps: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Refine maps by mean-field inference of a CRF with Gaussian edge potentials.
 
     Each pixel is one of M classes or background; what speaks for a class is its map, for
@@ -54,19 +53,6 @@ def dense_crf(image: Tensor, maps: Tensor, iterations: int = 5) -> Tensor:
         messages = COLOUR_WEIGHT * _like_coloured(image, belief) + SMOOTH_WEIGHT * _near(belief)
         belief = (evidence + messages).softmax(dim=0)
     return belief[1:]
-
-
-def refined(image: Tensor, maps: Tensor, method: str, iterations: int) -> Tensor:
-    """Refine maps (M, H, W) by their image (3, H, W) in 0..255.
-
-    Args:
-        image: see the methods.
-        maps: likewise.
-        method: pamr (`pixel_adaptive_refinement`) or crf (`dense_crf`).
-        iterations: of the method; 0 changes nothing.
-    """
-    refine = {"pamr": pixel_adaptive_refinement, "crf": dense_crf}[method]
-    return refine(image, maps, iterations)
 
 
 def _like_coloured(image: Tensor, belief: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Where the tensors live and in which precision they are multiplied."""
 
+import shutil
+from pathlib import Path
+
 import torch
 
 
@@ -9,10 +12,27 @@ def select_device(name: str) -> torch.device:
     Raises:
         ValueError: cuda was asked for and there is none.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: expected a CUDA GPU, found none. Use --device cpu.")
-    has_gpu = torch.cuda.is_available()
-    return torch.device("cuda" if name != "cpu" and has_gpu else "cpu")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        reason = unused_gpu() or "found none"
+        raise ValueError(f"--device cuda: expected a CUDA GPU, {reason}. Use --device cpu.")
+    if name == "auto" and not has_cuda and (reason := unused_gpu()):
+        print(f"warning: running on the CPU: {reason}.")
+    return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
+
+
+def unused_gpu() -> str:
+    """Say why an NVIDIA GPU of this machine cannot be used; empty where there is none."""
+    if not (Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi")):
+        return ""
+    if torch.version.cuda is None:
+        return (
+            f"an NVIDIA GPU is there, but this PyTorch ({torch.__version__}) has no CUDA; install a "
+            "CUDA build of PyTorch"
+        )
+    return (
+        f"an NVIDIA GPU is there, but CUDA {torch.version.cuda} cannot reach it; check its driver"
+    )
 
 
 def amp_dtype(device: torch.device, mode: str) -> torch.dtype | None:
@@ -44,10 +64,19 @@ def amp_dtype(device: torch.device, mode: str) -> torch.dtype | None:
 
 def _cpu_bf16() -> bool:
     """Tell whether the CPU has bfloat16 instructions (AMX, AVX-512, Arm)."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    cpu_info = Path("/proc/cpuinfo")  # PyTorch before 2.6 does not tell
+    flags = cpu_info.read_text(encoding="utf-8").split() if cpu_info.is_file() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Return the autocast context of `amp_dtype`'s answer."""
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in float32, or unchanged where it is float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,10 +1,15 @@
-"""Parameter groups and the learning-rate schedule."""
+"""What both training loops do: parameter groups, schedule, step, batches of an epoch."""
 
 import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from configs import SegmentationConfig, TrainConfig
+
+SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
 
 
 def parameter_groups(
@@ -89,9 +94,54 @@ def finite_or_raise(values: dict[str, float], epoch: int, step: int) -> None:
         )
 
 
-def batches_of(num_items: int, batch_size: int) -> int:
-    """Return how many batches one epoch has, the last one possibly smaller."""
-    return math.ceil(num_items / batch_size)
+def steps_per_epoch(num_images: int, batch_size: int, least_batch: int = 1) -> int:
+    """Return the batches of an epoch; a last one smaller than `least_batch` is left out.
+
+    Raises:
+        ValueError: no batch is left.
+    """
+    if num_images < least_batch:
+        raise ValueError(
+            f"training images: expected at least {least_batch} outside the validation part, got "
+            f"{num_images}. Add images or lower data.val_fraction."
+        )
+    whole, rest = divmod(num_images, batch_size)
+    return whole + (rest >= least_batch)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of an epoch's randomness; those of neighbouring seeds lie far apart."""
+    return seed * SEED_STRIDE + epoch
+
+
+def epoch_batches(
+    dataset: Dataset,
+    settings: TrainConfig | SegmentationConfig,
+    workers: int,
+    device: torch.device,
+    epoch: int,
+    least_batch: int = 1,
+) -> DataLoader:
+    """Return the shuffled batches of an epoch; the order depends on seed and epoch alone.
+
+    Args:
+        dataset: of images with maps.
+        settings: batch_size and seed are used.
+        workers: loader processes.
+        device: that the batches go to.
+        epoch: from 0.
+        least_batch: a last batch of fewer images is left out; 1 or 2.
+    """
+    rest = len(dataset) % settings.batch_size
+    return DataLoader(
+        dataset,
+        settings.batch_size,
+        shuffle=True,
+        drop_last=0 < rest < least_batch,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(epoch_seed(settings.seed, epoch)),
+    )
 
 
 def mean_terms(rows: Iterable[dict[str, float]]) -> dict[str, float]:

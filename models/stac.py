@@ -5,17 +5,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.cam import POOLING_DECAY, full_precision, pool_patches
+from configs import TrainConfig, from_dict
+from models.backbones import create_vit
+from models.device import full_precision
 from models.pixel_head import PixelHead
-from models.vit import ClassTokenViT, create_vit
+from models.vit import ClassTokenViT
+
+REFERENCE_PATCHES = 196  # grid of the paper, 14 x 14, that the pooling decay is meant for
+POOLING_DECAY = 0.996  # weight ratio between neighbouring ranks on that grid
+PIXEL_LR_SCALE = 10.0  # of the rate: that of the online segmentation head
 
 
 class StacOutput(NamedTuple):
-    """What the losses and the CAMs are made from; grid h x w, L blocks, all float32."""
+    """What the losses and the CAMs are made from; grid h x w, all float32."""
 
     class_logits: Tensor  # (B, K) mean of the class tokens
     patch_logits: Tensor  # (B, K) pooled patch map
-    class_tokens: Tensor  # (L, B, K, D) after each block, see `models.vit.Tokens`
+    class_tokens: Tensor  # (n, B, K, D) after each of the last n blocks
     patch_map: Tensor  # (B, K, h, w) logits
     class_attention: Tensor  # (B, K, h, w) in [0, 1]
     feature_map: Tensor  # (B, K, h, w) logits of the attention features, same head
@@ -31,7 +37,6 @@ class Stac(nn.Module):
         encoder: ClassTokenViT,
         num_classes: int,
         projection_width: int = 256,
-        pooling_decay: float = POOLING_DECAY,
         scale_pooling: bool = True,
         head_padding: str = "zeros",
     ):
@@ -43,14 +48,12 @@ class Stac(nn.Module):
                 pixel contrast. Else that is a projection of the last tokens, as in the paper.
             num_classes: K.
             projection_width: E, channels of the pixel embedding.
-            pooling_decay: see `models.cam.pool_patches`.
-            scale_pooling: likewise.
+            scale_pooling: see `models.cam.pool_patches`.
             head_padding: of the 3 x 3 convolutions, as `torch.nn.Conv2d` names it; the paper's
                 is zeros.
         """
         super().__init__()
         self.encoder = encoder
-        self.pooling_decay = pooling_decay
         self.scale_pooling = scale_pooling
         border = {"padding": 1, "padding_mode": head_padding}
         self.head = nn.Conv2d(encoder.width, num_classes, 3, **border)
@@ -69,28 +72,23 @@ class Stac(nn.Module):
         """Name the encoder's embeddings."""
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
-    def lr_scale(
-        self, name: str, head_lr_scale: float, layer_decay: float, pixel_lr_scale: float = 1.0
-    ) -> float:
+    def lr_scale(self, name: str, head_lr_scale: float) -> float:
         """Return the factor of a parameter's learning rate.
 
-        Heads and class tokens are new and take `head_lr_scale`. Class tokens start as copies of one
-        token, where the class-token contrast has no gradient; the higher their rate, the sooner the
-        labels tell them apart. Each block learns at `layer_decay` times the rate of the next one,
-        the patch embedding before the first.
+        Heads and class tokens are new and take `head_lr_scale`, the online segmentation head
+        `PIXEL_LR_SCALE`. Class tokens start as copies of one token, where the class-token contrast
+        has no gradient; the higher their rate, the sooner the labels tell them apart.
 
         Args:
             name: of a parameter of this model.
             head_lr_scale: above 0.
-            layer_decay: in (0, 1]; 1 for one rate.
-            pixel_lr_scale: of the online segmentation head, above 0.
         """
         part, _, rest = name.partition(".")
         if part == "pixel_head":
-            return pixel_lr_scale
+            return PIXEL_LR_SCALE
         if part != "encoder" or rest in ("cls_token", "pos_embed_cls"):
             return head_lr_scale
-        return layer_decay ** (len(self.encoder.blocks) + 1 - self.encoder.layer_of(rest))
+        return 1.0
 
     def forward(self, images: Tensor) -> StacOutput:
         """Localise.
@@ -109,7 +107,7 @@ class Stac(nn.Module):
             )
         return StacOutput(
             class_logits=class_tokens[-1].mean(-1),
-            patch_logits=pool_patches(patch_map, self.pooling_decay, self.scale_pooling),
+            patch_logits=pool_patches(patch_map, self.scale_pooling),
             class_tokens=class_tokens,
             patch_map=patch_map,
             class_attention=tokens.class_attention,
@@ -119,49 +117,59 @@ class Stac(nn.Module):
         )
 
 
+def pool_patches(patch_map: Tensor, scale_window: bool = True) -> Tensor:
+    """Pool each class' patch logits, the highest weighted most.
+
+    The k-th highest of N values weighs POOLING_DECAY ** k. At a larger grid that window would cover a
+    smaller share of the image, so k counts in units of N / 196 patches.
+
+    Args:
+        patch_map: (B, K, h, w) logits.
+        scale_window: False keeps the paper's weights whatever the grid.
+
+    Returns:
+        (B, K) patch logits.
+    """
+    ranked = full_precision(patch_map).flatten(2).sort(dim=-1, descending=True).values  # (B, K, N)
+    num_patches = ranked.shape[-1]
+    unit = REFERENCE_PATCHES / num_patches if scale_window else 1.0
+    ranks = torch.arange(num_patches, device=ranked.device, dtype=ranked.dtype)
+    weights = POOLING_DECAY ** (ranks * unit)
+    return (ranked * weights).sum(-1) / weights.sum()
+
+
 def image_scores(output: StacOutput) -> Tensor:
     """Return sigmoid((class logit + patch logit) / 2), (B, K) in [0, 1]."""
     return torch.sigmoid((output.class_logits + output.patch_logits) / 2)
 
 
-def build_stac(settings: dict[str, Any], num_classes: int, pretrained: str) -> Stac:
-    """Build a localiser from the `train` section of a config.
+def build_stac(settings: TrainConfig, num_classes: int, pretrained: str = "none") -> Stac:
+    """Build a localiser.
 
     Args:
-        settings: plain values, as `configs.to_dict(config)["train"]` or a checkpoint holds them.
+        settings: the train section of a config, of this run or of a checkpoint.
         num_classes: K.
-        pretrained: see `models.vit.create_vit`; "none" when a checkpoint is loaded after.
+        pretrained: see `models.backbones.create_vit`; "none" when a checkpoint is loaded after.
     """
-    vit = create_vit(
-        settings["backbone"],
-        pretrained,
-        tuple(settings["image_size"]),
-        patch_size=settings["patch_size"],
-        depth=settings["depth"],
-        num_heads=settings.get("num_heads", 0),  # older checkpoints do not name it
-        drop_path=settings["drop_path"],
-    )
     encoder = ClassTokenViT(
-        vit,
+        create_vit(settings, pretrained),
         num_classes,
-        attention_layers=settings["attention_layers"],
-        final_norm=settings["final_norm"],
-        split_block=settings.get("split_block", 0),  # likewise
-        middle_block=settings.get("pixel_block", 0),  # likewise
+        attention_layers=settings.attention_layers,
+        frozen_blocks=settings.frozen_blocks,
+        middle_block=settings.pixel_block,
     )
     return Stac(
         encoder,
         num_classes,
-        settings["projection_width"],
-        settings["pooling_decay"],
-        settings["scale_pooling"],
-        settings.get("head_padding", "zeros"),  # likewise
+        projection_width=settings.projection_width,
+        scale_pooling=settings.scale_pooling,
+        head_padding=settings.head_padding,
     )
 
 
 def stac_from_checkpoint(checkpoint: dict[str, Any]) -> Stac:
     """Rebuild the localiser of a checkpoint of train_stac.py, from the checkpoint alone."""
-    settings = checkpoint["config"]["train"]
-    model = build_stac(settings, len(checkpoint["class_names"]), pretrained="none")
+    settings = from_dict(checkpoint["config"]).train
+    model = build_stac(settings, len(checkpoint["class_names"]))
     model.load_state_dict(checkpoint["model"])
     return model.eval()

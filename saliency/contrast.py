@@ -20,14 +20,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record
 from datasets.sources import Data
-from saliency.generator import Prepared, Settings
+from saliency.generator import Prepared
 
 # Shorter side, in pixels, at which background medians are taken: a quarter of NEU-Seg's 200.
 # 32 to 200 differ by 0.2 points there.
 MEDIAN_SIDE = 50
+BLUR = 0.01  # sigma of the Gaussian that removes noise, of the shorter side
+WINDOWS = (0.5, 0.75, 1.0)  # sides of the background medians, of the shorter side
+# Of these each class whose side is known takes those that show it best.
+CLASS_WINDOWS = (0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+PERCENTILE = 99.9  # of the kept residual: the reference
 # This share of the reference percentile already becomes 1.0. It puts the best threshold, 0.34
 # for a share of 1 on NEU-Seg's training split, near 0.5, where losses and CAMs expect it.
 FULL_SHARE = 2 / 3
@@ -85,7 +91,7 @@ class Look(NamedTuple):
 
 
 def prepare(
-    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+    settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Learn each class' polarity and windows from the training split, if the settings say so.
 
@@ -93,7 +99,7 @@ def prepare(
     """
     problems: dict[str, str] = {}
     polarities = _polarities(settings, data, problems)
-    looks = [_look(settings, data, k, polarity) for k, polarity in enumerate(polarities)]
+    looks = [_look(data, k, polarity) for k, polarity in enumerate(polarities)]
     named = {
         name: polarity._asdict() | {"windows": look.windows}
         for name, polarity, look in zip(data.class_names, polarities, looks, strict=True)
@@ -105,46 +111,41 @@ def prepare(
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
         wanted = [looks[k] for k in record.classes or range(len(looks))]
-        return contrast_map(image, wanted, settings.blur, settings.percentile)
+        return contrast_map(image, wanted)
 
     return Prepared(make_map, {"polarities": named}, lines, problems)
 
 
-def contrast_map(
-    image: np.ndarray, looks: Iterable[Look], blur: float, percentile: float
-) -> np.ndarray:
+def contrast_map(image: np.ndarray, looks: Iterable[Look]) -> np.ndarray:
     """Return the saliency map of one image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         looks: of each class the image carries; a defect-free image has none, and its map is all
             zero.
-        blur: sigma of the smoothing, as a share of the shorter side.
-        percentile: of the kept residual; `FULL_SHARE` of it becomes 1.
 
     Returns:
         (H, W) float32 in [0, 1].
     """
     kept = np.zeros(image.shape[:2], np.float32)
     for look in set(looks):
-        kept = np.maximum(kept, keep_sides(residual(image, blur, look.windows), {look.side}))
-    reference = max(float(np.percentile(kept, percentile)), MIN_CONTRAST)
+        kept = np.maximum(kept, keep_sides(residual(image, look.windows), {look.side}))
+    reference = max(float(np.percentile(kept, PERCENTILE)), MIN_CONTRAST)
     return np.clip(kept / (FULL_SHARE * reference), 0, 1).astype(np.float32)
 
 
-def residual(image: np.ndarray, blur: float, windows: Sequence[float]) -> Residual:
+def residual(image: np.ndarray, windows: Sequence[float]) -> Residual:
     """Subtract the background, a mean of wide medians, from the smoothed image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        blur: sigma of the smoothing, as a share of the shorter side; 0 = none.
         windows: sides of the medians, as shares of the shorter side.
     """
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    lightness = _channel_residual(lab[..., 0], blur, windows)
+    lightness = _channel_residual(lab[..., 0], windows)
     if (image == image[..., :1]).all():
         return Residual(lightness, np.zeros_like(lightness))
-    a, b = (_channel_residual(lab[..., channel], blur, windows) for channel in (1, 2))
+    a, b = (_channel_residual(lab[..., channel], windows) for channel in (1, 2))
     return Residual(lightness, np.hypot(a, b))
 
 
@@ -239,7 +240,9 @@ def learn_polarities(
     return tuple(polarities)
 
 
-def _polarities(settings: Settings, data: Data, problems: dict[str, str]) -> tuple[Polarity, ...]:
+def _polarities(
+    settings: SaliencyConfig, data: Data, problems: dict[str, str]
+) -> tuple[Polarity, ...]:
     """Learn each class' polarity from the training split, or take the one the config sets."""
     if settings.polarity != "auto":
         return tuple(Polarity(settings.polarity) for _ in data.class_names)
@@ -253,26 +256,26 @@ def _polarities(settings: Settings, data: Data, problems: dict[str, str]) -> tup
         except (ValueError, FileNotFoundError) as error:
             problems[record.name] = str(error)
             continue
-        skewnesses.append(skewness(residual(image, settings.blur, settings.windows)))
+        skewnesses.append(skewness(residual(image, WINDOWS)))
         labels.append(record.classes)
     return learn_polarities(skewnesses, labels, len(data.class_names))
 
 
-def _look(settings: Settings, data: Data, k: int, polarity: Polarity) -> Look:
-    """Find the windows of class k; where its side is unknown or not seen, the settings' own."""
+def _look(data: Data, k: int, polarity: Polarity) -> Look:
+    """Find the windows of class k; where its side is unknown or not seen, `WINDOWS`."""
     alone = [record for record in data.split("train") if record.classes == (k,)]
-    if polarity.side == "both" or not settings.class_windows or len(alone) < MIN_IMAGES:
-        return Look(polarity.side, settings.windows)
+    if polarity.side == "both" or len(alone) < MIN_IMAGES:
+        return Look(polarity.side, WINDOWS)
     values = []
     for record in alone[:: max(1, math.ceil(len(alone) / MAX_WINDOW_VOTES))]:
         try:
             image = read_image(record.image)
         except (ValueError, FileNotFoundError):
             continue  # named when its own map is to be made
-        parts = [residual(image, settings.blur, (window,)) for window in settings.class_windows]
+        parts = [residual(image, (window,)) for window in CLASS_WINDOWS]
         values.append([one_sidedness(part) for part in parts])
-    windows = choose_windows(settings.class_windows, np.array(values), polarity.side)
-    return Look(polarity.side, windows or settings.windows)
+    windows = choose_windows(CLASS_WINDOWS, np.array(values), polarity.side)
+    return Look(polarity.side, windows or WINDOWS)
 
 
 def _evidence(polarity: Polarity) -> str:
@@ -290,7 +293,7 @@ def _centre(values: np.ndarray) -> tuple[float, float]:
     return median, 1.4826 * float(np.median(np.abs(values - median)))
 
 
-def _channel_residual(channel: np.ndarray, blur: float, windows: Sequence[float]) -> np.ndarray:
+def _channel_residual(channel: np.ndarray, windows: Sequence[float]) -> np.ndarray:
     """Return one channel's (H, W) difference from its background."""
     height, width = channel.shape
     channel = channel - channel.min()
@@ -303,9 +306,8 @@ def _channel_residual(channel: np.ndarray, blur: float, windows: Sequence[float]
     medians = [cv2.medianBlur(levels, _odd(window * min(size))) for window in windows]
     background = np.mean(medians, axis=0, dtype=np.float32) * np.float32(step)
     background = cv2.resize(background, (width, height), interpolation=cv2.INTER_LINEAR)
-    sigma = blur * min(height, width)
-    if sigma > 0:
-        channel = cv2.GaussianBlur(channel, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    sigma = BLUR * min(height, width)
+    channel = cv2.GaussianBlur(channel, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     return channel - background
 
 

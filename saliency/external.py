@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from configs import SaliencyConfig
 from datasets.files import IMAGE_SUFFIXES, read_saliency
 from datasets.record import Record
 from datasets.sources import Data
-from saliency.generator import Prepared, Settings
+from saliency.generator import Prepared
 
 
 def prepare(
-    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+    settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Find the user's map of every image that needs one; emptied defect-free images do not.
 

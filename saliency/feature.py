@@ -15,43 +15,36 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from configs import SaliencyConfig
 from datasets.record import Record
 from datasets.sources import Data
-from saliency.generator import Prepared, Settings
+from saliency.generator import Prepared
 from saliency.patches import load_encoder, to_image_size
 
 FULL_PERCENTILE = 99.5  # of a map becomes 1
 MIN_DISTANCE = 0.05  # cosine distance; an even image is not stretched to full range
-MIN_AFFINITY = 1e-3  # keeps the graph of patches in one piece, or its second vector is arbitrary
 NUM_NEAREST = 5  # background seeds a patch is compared with
 NUM_ROUNDS = 2  # of distances; the first from the border's seeds
 SEED_SHARE = 0.5  # of all patches, the most typical, are seeds from the second round on
 
 
 def prepare(
-    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+    settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Load the network; nothing is learnt from other images."""
-    encode = load_encoder(
-        settings.backbone, settings.weights, settings.image_size, (settings.block,), device
-    )
+    encode = load_encoder(settings, settings.image_size, device)
 
     def make_map(record: Record, image: np.ndarray) -> np.ndarray:
-        patch_map = patch_saliency(encode(image), settings.feature_method)
-        return to_image_size(patch_map, image.shape[:2])
+        return to_image_size(patch_saliency(encode(image)), image.shape[:2])
 
     return Prepared(make_map)
 
 
-def patch_saliency(features: np.ndarray, method: str) -> np.ndarray:
-    """Return the (h, w) map in [0, 1] of (h, w, D) features; method: background, median, ncut."""
-    if method == "ncut":
-        raw, least = normalised_cut(features), 1e-6
-    else:
-        measure = {"background": background_distance, "median": median_distance}[method]
-        raw, least = measure(features), MIN_DISTANCE
-    full = max(float(np.percentile(raw, FULL_PERCENTILE)), least)
-    return np.clip(raw / full, 0, 1).astype(np.float32)
+def patch_saliency(features: np.ndarray) -> np.ndarray:
+    """Return the (h, w) map in [0, 1] of (h, w, D) features."""
+    distance = background_distance(features)
+    full = max(float(np.percentile(distance, FULL_PERCENTILE)), MIN_DISTANCE)
+    return np.clip(distance / full, 0, 1).astype(np.float32)
 
 
 def median_distance(features: np.ndarray) -> np.ndarray:
@@ -95,35 +88,6 @@ def background_distance(features: np.ndarray) -> np.ndarray:
         distance = 1 - nearest.mean(axis=1)
         seeds = np.argsort(distance)[: max(2, int(SEED_SHARE * len(distance)))]
     return np.maximum(distance, 0).reshape(grid)
-
-
-def normalised_cut(features: np.ndarray) -> np.ndarray:
-    """Return the Fiedler vector of the patch affinity, positive on the salient side.
-
-    The second eigenvector of the normalised graph Laplacian divides the patches in two (Shi and
-    Malik, 2000). The salient part is the one with the smaller share of the border, then of the
-    image.
-
-    Args:
-        features: (h, w, D) of length 1.
-
-    Returns:
-        (h, w) float32, 0 on the background's side.
-    """
-    grid = features.shape[:2]
-    patches = features.reshape(-1, features.shape[-1])  # (N, D)
-    distance = np.maximum(1 - patches @ patches.T, 0)
-    scale = max(float(np.median(distance)), 1e-6)
-    affinity = np.maximum(np.exp(-((distance / scale) ** 2)), MIN_AFFINITY)
-    root = np.sqrt(affinity.sum(axis=1))  # of the degrees
-    _, vectors = np.linalg.eigh(affinity / root[:, None] / root)
-    vector = vectors[:, -2] / root
-    positive = vector > 0
-    border = _border(grid).ravel()
-    border_share = positive[border].mean(), (~positive)[border].mean()
-    if (border_share[0], positive.mean()) > (border_share[1], (~positive).mean()):
-        vector = -vector
-    return np.maximum(vector, 0).astype(np.float32).reshape(grid)
 
 
 def _border(grid: tuple[int, int]) -> np.ndarray:

@@ -6,12 +6,11 @@ Each module of a generator offers
 
 `data` is what labels and defect-free images are taken from (its training split only), `records`
 are the images that maps will be asked for, `device` is where a network runs. The map of an image
-does not depend on the other `records`.
+does not depend on the other `records`. `settings` is the saliency section of a config.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -19,32 +18,6 @@ from datasets.record import Record
 
 # (H, W, 3) uint8 RGB of a record -> (H, W) float32 in [0, 1]
 MakeMap = Callable[[Record, np.ndarray], np.ndarray]
-
-
-class Settings(Protocol):
-    """What generators need to know; `configs.SaliencyConfig` has it."""
-
-    folder: str
-    blur: float
-    windows: tuple[float, ...]
-    class_windows: tuple[float, ...]
-    percentile: float
-    polarity: str
-    backbone: str
-    weights: str
-    image_size: int
-    block: int
-    affinity_block: int
-    grain: str
-    feature_method: str
-    memory_images: int
-    coreset: int
-    false_alarm: float
-    fuse: tuple[str, ...]
-    fuse_rule: str
-    fuse_auroc: float
-    smoothing: int
-    empty_defect_free: bool
 
 
 @dataclass(frozen=True)

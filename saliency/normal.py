@@ -18,12 +18,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from configs import SaliencyConfig
 from datasets.record import Record
 from datasets.sources import Data
-from saliency.generator import Prepared, Settings
+from saliency.generator import Prepared
 from saliency.patches import load_encoder, to_image_size
 from saliency.surfaces import encode_surfaces
 
+CORESET = 10_000  # patches kept, of both halves
+FALSE_ALARM = 0.002  # share of defect-free area that lies above 0.5
 MAX_CANDIDATES = 50_000  # patches per half, drawn at random, that a coreset is chosen from
 PROJECTION = 64  # dimensions in which the coreset is chosen; distances keep within about 10 %
 TEMPERATURE = 0.1  # of the cosine by which patches of an image share their distances
@@ -44,32 +47,30 @@ class Scale(NamedTuple):
 
 
 def prepare(
-    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+    settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Fill the memories from the training split.
 
     Raises:
         ValueError: the training split has too few defect-free images.
     """
-    # Without an affinity block both parts of the features are one and the same.
-    blocks = (settings.block, *filter(None, [settings.affinity_block]))
-    backbone = (settings.backbone, settings.weights, settings.image_size)
-    encode = load_encoder(*backbone, blocks, device)
-    features, problems = encode_surfaces(encode, data, settings.memory_images, "normal")
-    width = next(iter(features.values())).shape[-1] // len(blocks)
+    encode = load_encoder(settings, settings.image_size, device, with_last=True)
+    features, problems = encode_surfaces(encode, data, "normal")
+    width = next(iter(features.values())).shape[-1] // encode.num_parts
     halves = {name: index % 2 for index, name in enumerate(features)}
     memories = []
     for half in (0, 1):
         own = [f[..., :width].reshape(-1, width) for n, f in features.items() if halves[n] == half]
-        memories.append(coreset(np.concatenate(own), settings.coreset // 2, device))
+        memories.append(coreset(np.concatenate(own), CORESET // 2, device))
 
-    def distance(name: str, found: np.ndarray) -> np.ndarray:
+    def distance(name: str, features: np.ndarray) -> np.ndarray:
         half = halves.get(name)
         others = memories if half is None else [memories[1 - half]]
-        return share_among_alike(nearest_distance(found[..., :width], others), found[..., -width:])
+        nearest = nearest_distance(features[..., :width], others)
+        return share_among_alike(nearest, features[..., -width:])
 
-    surface_distances = [distance(name, found) for name, found in features.items()]
-    scale = learn_scale(surface_distances, settings.false_alarm)
+    surface_distances = [distance(name, own) for name, own in features.items()]
+    scale = learn_scale(surface_distances)
     seen = list(features)
     del features, surface_distances
 
@@ -125,15 +126,15 @@ def share_among_alike(values: np.ndarray, features: np.ndarray) -> np.ndarray:
     return (weights @ values.ravel().astype(np.float32)).reshape(values.shape)
 
 
-def learn_scale(distances: Sequence[np.ndarray], false_alarm: float) -> Scale:
+def learn_scale(distances: Sequence[np.ndarray]) -> Scale:
     """Learn from defect-free images, each compared with others, what distance means a defect.
 
-    Their median becomes 0, and 0.5 is where a share `false_alarm` of their area lies above. On MTD
+    Their median becomes 0, and 0.5 is where a share `FALSE_ALARM` of their area lies above. On MTD
     the best threshold hangs on how much of the defective area is uneven light, which the distance
     hardly sees: 0.99 of the 99.5th percentile on one subset, far below it on another.
     """
     values = np.concatenate([d.ravel() for d in distances])
-    low, level = np.quantile(values, [0.5, 1 - false_alarm])
+    low, level = np.quantile(values, [0.5, 1 - FALSE_ALARM])
     return Scale(float(low), float(level))
 
 

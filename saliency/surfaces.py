@@ -8,18 +8,18 @@ from datasets.record import spread
 from datasets.sources import Data
 from saliency.patches import Encoder
 
+MAX_IMAGES = 300
 MIN_IMAGES = 4  # defect-free images: two for each half
 
 
 def encode_surfaces(
-    encode: Encoder, data: Data, limit: int, generator: str
+    encode: Encoder, data: Data, generator: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Encode at most `limit` defect-free training images, evenly spaced.
+    """Encode at most `MAX_IMAGES` defect-free training images, evenly spaced.
 
     Args:
         encode: of `load_encoder`.
         data: whose training split is looked at.
-        limit: images taken.
         generator: named in the error.
 
     Returns:
@@ -29,7 +29,7 @@ def encode_surfaces(
         ValueError: fewer than `MIN_IMAGES` can be had.
     """
     surfaces = [record for record in data.split("train") if not record.classes]
-    surfaces = spread(surfaces, limit)
+    surfaces = spread(surfaces, MAX_IMAGES)
     _refuse_few(len(surfaces), generator)
     features: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}

@@ -26,10 +26,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
-from saliency.generator import Prepared, Settings
+from saliency.generator import Prepared
 from saliency.normal import nearest_distance
 from saliency.patches import Encoder, load_encoder, to_image_size
 from saliency.surfaces import encode_surfaces
@@ -66,17 +67,16 @@ class Direction(NamedTuple):
 
 
 def prepare(
-    settings: Settings, data: Data, records: Sequence[Record], device: torch.device
+    settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Learn a direction per class from the training split's image labels.
 
     Raises:
         ValueError: the training split has too few defect-free images.
     """
-    backbone = (settings.backbone, settings.weights, settings.image_size)
-    encode = load_encoder(*backbone, (settings.block,), device)
-    surfaces, problems = encode_surfaces(encode, data, settings.memory_images, "variation")
-    grain = choose_grain(surfaces.values()) if settings.grain == "auto" else settings.grain
+    encode = load_encoder(settings, settings.image_size, device)
+    surfaces, problems = encode_surfaces(encode, data, "variation")
+    grain = choose_grain(surfaces.values())
     seen = list(surfaces)
     witnesses = _draw(list(surfaces.values()), NUM_WITNESSES)
     surfaces = {name: relative(features, grain) for name, features in surfaces.items()}

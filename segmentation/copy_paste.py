@@ -6,9 +6,7 @@ from torch import Tensor
 from datasets.record import BACKGROUND, IGNORE
 
 
-def paste_defects(
-    images: Tensor, masks: Tensor, labels: Tensor, probability: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def paste_defects(images: Tensor, masks: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Paste the defects of a batch's images onto each other (Ghiasi et al., CVPR 2021).
 
     Pasted pixels keep their difference to the mean background of the image that they come from,
@@ -18,11 +16,10 @@ def paste_defects(
     Args:
         images: (B, 3, H, W) normalised.
         masks: (B, H, W) int64 mask values.
-        labels: (B, K) multi-hot image labels.
         probability: that an image is given the defects of another one.
 
     Returns:
-        Images, masks and labels with what was pasted; the arguments stay as they are.
+        Images and masks with what was pasted; the arguments stay as they are.
     """
     count = len(images)
     donors = (torch.arange(count) + torch.randint(1, max(count, 2), (count,))) % count
@@ -35,12 +32,7 @@ def paste_defects(
     area = background.sum(dim=(1, 2)).clamp(min=1)[:, None]
     surface = (images * background[:, None]).sum(dim=(2, 3)) / area  # (B, 3)
     moved = images[donors] + (surface - surface[donors])[:, :, None, None]
-    values = masks[donors]
-    arrived = [
-        ((values == k + 1) & pasted).any(dim=2).any(dim=1) for k in range(labels.shape[1])
-    ]  # (B,) each
     return (
         torch.where(pasted[:, None], moved, images),
-        torch.where(pasted, values, masks),
-        torch.maximum(labels, torch.stack(arrived, dim=1).to(labels.dtype)),
+        torch.where(pasted, masks[donors], masks),
     )

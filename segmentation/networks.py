@@ -8,8 +8,7 @@ import timm
 import torchvision
 from torch import Tensor, nn
 
-from models.vit import whole_patches
-from models.weights import find_weights, read_state_dict
+from models.backbones import find_weights, read_state_dict, whole_patches
 
 # Networks, and what height and width of their images are multiples of.
 STRIDES = {"deeplabv3plus": 16, "deeplabv3": 8, "segformer": 32, "unet": 32}

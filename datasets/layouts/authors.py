@@ -7,8 +7,8 @@ import numpy as np
 
 from datasets.files import IMAGE_SUFFIXES
 from datasets.layouts.common import Layout, find_file, if_there, listing, refuse_missing
-from datasets.published import read_published_labels, read_published_list
 from datasets.record import Record
+from released.arrays import read_released_labels, read_released_list
 
 ABSENT = 0.1  # label values up to this belong to absent classes ("soft" label files)
 
@@ -40,7 +40,7 @@ def read_authors(
             "folder that holds it, and data.prefix where its name has one."
         )
     labels_path = _labels_path(root, table)
-    labels = {_bare(name): label for name, label in read_published_labels(labels_path).items()}
+    labels = {_bare(name): label for name, label in read_released_labels(labels_path).items()}
     num_classes = next(iter(labels.values())).size if labels else 0
     class_names = tuple(class_names) or tuple(f"class_{k + 1}" for k in range(num_classes))
     if len(class_names) != num_classes or not labels:
@@ -56,7 +56,7 @@ def read_authors(
         path = find_file(given, root) if given else root / f"{split}.txt"
         if split == "test" and not given and (lists["train"] or not path.is_file()):
             continue
-        names = [_bare(name) for name in read_published_list(path)]
+        names = [_bare(name) for name in read_released_list(path)]
         refuse_missing([images.get(name, images_dir / f"{name}.jpg") for name in names], path)
         unlabelled = [name for name in names if name not in labels]
         if unlabelled:

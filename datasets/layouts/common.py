@@ -5,13 +5,12 @@ among them.
 """
 
 import csv
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.files import IMAGE_SUFFIXES
+from datasets.files import IMAGE_SUFFIXES, write_csv
 from datasets.record import NO_DEFECT, Record
 
 Splits = dict[str, tuple[Record, ...]]
@@ -73,12 +72,8 @@ def write_labels(
     path: Path, labels: dict[str, tuple[int, ...]], class_names: Sequence[str]
 ) -> None:
     """Write what `read_labels` reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(name, "|".join(class_names[k] for k in c)) for name, c in sorted(labels.items())]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("name", "classes"), *rows])
-    temporary.replace(path)
+    write_csv(path, [("name", "classes"), *rows])
 
 
 def make_record(

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from datasets.files import Cam
-
 MAX_ROUNDING = 1e-4  # how far outside [0, 1] a CAM value may lie before it is refused
 
 # All that dictionaries of arrays take in pickle protocols 0 to 4.
@@ -28,12 +26,12 @@ OPCODES = """
 """
 
 
-def read_published_cam(path: Path) -> Cam:
+def read_released_cam(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the CAMs of one image: a dictionary {class: (H, W) map}.
 
     Returns:
-        The maps, ascending by class, without scores: the files hold none, so `scores` is (0,).
-        A file without any class gives a (0, 0, 0) cam, as it does not say the image's size.
+        Maps (M, H, W) float32 in [0, 1] and their classes (M,) int64, ascending. A file without
+        any class gives (0, 0, 0) maps, as it does not say the image's size.
 
     Raises:
         FileNotFoundError: no such file.
@@ -42,8 +40,7 @@ def read_published_cam(path: Path) -> Cam:
     """
     table = _read_table(path, key_type=int, ndim=2, what="{class index: (H, W) map}")
     if not table:
-        nothing = np.zeros(0, np.int64)
-        return Cam(np.zeros((0, 0, 0), np.float32), nothing, np.zeros(0, np.float32))
+        return np.zeros((0, 0, 0), np.float32), np.zeros(0, np.int64)
     classes = sorted(table)
     if classes[0] < 0:
         raise _unreadable(path, "class indices from 0", f"class {classes[0]}")
@@ -54,10 +51,10 @@ def read_published_cam(path: Path) -> Cam:
     if cam.size == 0 or cam.min() < -MAX_ROUNDING or cam.max() > 1 + MAX_ROUNDING:
         got = f"{cam.min():g}..{cam.max():g}" if cam.size else f"shape {cam.shape}"
         raise _unreadable(path, "CAM values in [0, 1]", got)
-    return Cam(np.clip(cam, 0, 1), np.array(classes, np.int64), np.zeros(0, np.float32))
+    return np.clip(cam, 0, 1), np.array(classes, np.int64)
 
 
-def read_published_labels(path: Path) -> dict[str, np.ndarray]:
+def read_released_labels(path: Path) -> dict[str, np.ndarray]:
     """Read image labels (`cls_labels*.npy`): a dictionary {image name: (C,) float32}.
 
     Names come as the file has them, with or without the ending of a picture.
@@ -74,7 +71,7 @@ def read_published_labels(path: Path) -> dict[str, np.ndarray]:
     return table
 
 
-def read_published_list(path: Path) -> list[str]:
+def read_released_list(path: Path) -> list[str]:
     """Read a list file: one image name a line, without ending; leading zeros are kept.
 
     Raises:

@@ -1,26 +1,38 @@
 """Checkpoints: plain dictionaries of tensors and simple values, never arbitrary pickles."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from configs import Config, from_dict
+from datasets.files import write_atomically, write_json
+
+
+class Checkpoint(dict):
+    """What a checkpoint holds: model, config, class_names, mean, std, progress, and for a resume
+    optimizer, scaler and, with averaged weights, trained.
+
+    Attributes:
+        path: of the file.
+        config: of its training.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any]):
+        super().__init__(content)
+        self.path = path
+        self.config: Config = from_dict(content["config"])
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name and rename it, so that no half file is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a checkpoint."""
+    write_atomically(path, lambda to: torch.save(content, to))
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -31,25 +43,17 @@ def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) 
         weights: `state_dict` of the model.
         facts: simple values: config, class names, normalisation, progress.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Views of one storage, such as a state dict may hold, cannot be written as they are.
     weights = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in weights.items()
     }
-    contents = {path: lambda file: save_file(weights, file)}
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    contents[path.with_suffix(".json")] = lambda file: file.write_text(text, encoding="utf-8")
-    for final, write in contents.items():
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        try:
-            write(temporary)
-            temporary.replace(final)
-        finally:
-            temporary.unlink(missing_ok=True)
+    # The library's own save_file leaves a file that only its owner may read.
+    write_atomically(path, lambda to: to.write_bytes(safetensors_bytes(weights)))
+    write_json(path.with_suffix(".json"), facts)
 
 
-def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
+def load_checkpoint(path: Path, made_by: str) -> Checkpoint:
     """Read a checkpoint to CPU tensors; code inside the file is refused, not run.
 
     Args:
@@ -58,7 +62,7 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or holding more than tensors and simple values.
+        ValueError: damaged, holding more than tensors and simple values, or of an earlier version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a checkpoint, found none. Run {made_by} first.")
@@ -79,21 +83,24 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
             f"{path}: expected a checkpoint of {made_by}, got a damaged file or one with more "
             f"than tensors and simple values ({type(error).__name__}). Make it anew."
         ) from error
-    if not isinstance(content, dict) or "model" not in content:
+    if not isinstance(content, dict) or not {"model", "config"} <= set(content):
         raise ValueError(f"{path}: expected a checkpoint of {made_by}, got another file.")
-    return content
+    try:
+        return Checkpoint(path, content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def check_classes(content: dict[str, Any], class_names: Sequence[str], path: Path) -> None:
+def check_classes(checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
     """Refuse a checkpoint that was trained for other classes.
 
     Raises:
         ValueError: names differ, or their order.
     """
-    if list(class_names) != content["class_names"]:
+    if list(class_names) != checkpoint["class_names"]:
         raise ValueError(
-            f"{path}: expected the classes {', '.join(class_names)}, got "
-            f"{', '.join(content['class_names'])}. Train on this data set first."
+            f"{checkpoint.path}: expected the classes {', '.join(class_names)}, got "
+            f"{', '.join(checkpoint['class_names'])}. Train on this data set first."
         )
 
 
@@ -121,16 +128,16 @@ def training_state(
 
 
 def restore_training(
-    content: dict[str, Any],
+    checkpoint: Checkpoint,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: ModelEmaV3 | None = None,
 ) -> dict[str, Any]:
     """Put back a `training_state` and return its progress."""
-    model.load_state_dict(content["model"] if average is None else content["trained"])
+    model.load_state_dict(checkpoint["model" if average is None else "trained"])
     if average is not None:
-        average.module.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    scaler.load_state_dict(content["scaler"])
-    return dict(content["progress"])
+        average.module.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    scaler.load_state_dict(checkpoint["scaler"])
+    return dict(checkpoint["progress"])

@@ -1,9 +1,8 @@
-"""Further scores of masks and maps: what inspection asks beyond IoU. Arrays in, figures out.
+"""Further scores of masks and maps: what an inspection asks beyond IoU. Arrays in, figures out.
 
 Pixels whose mask is 255 are not scored. All shares are in %.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -11,22 +10,23 @@ import numpy as np
 from sklearn.metrics import auc, roc_auc_score
 
 from datasets.record import BACKGROUND, IGNORE
-from metrics import ConfusionMatrix
+from scoring.confusion import ConfusionMatrix, check_size
+from scoring.histogram import auroc, level_counts, to_levels
 
-TOLERANCE = 2  # pixels that a predicted border may lie beside the true one
+TOLERANCE = 2  # pixels that a predicted border may lie off the true one
 MAX_FPR = 0.3  # of AUPRO; Bergmann et al. 2021, "The MVTec Anomaly Detection Dataset"
 NUM_LEVELS = 1001  # map values are rounded to steps of 0.001
 ROUNDS = 1000  # of the bootstrap
 
 
-class InspectionScores:
+class DetailedScores:
     """Collects images one by one, keeps counts only."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self._confusions: list[np.ndarray] = []  # (K + 1, K + 1) of each image
         self._borders = np.zeros((num_classes, 4), np.int64)  # hits and all, predicted and true
-        self._alarms: list[int] = []  # regions found in each defect-free image
+        self._alarms: list[int] = []  # predicted regions of each defect-free image
         # Per level: background pixels, defect pixels, and the mean over regions of their shares.
         self._levels = np.zeros((3, NUM_LEVELS))
         self._num_regions = 0
@@ -61,8 +61,8 @@ class InspectionScores:
             pair = ((prediction == k + 1) & known, truth == k + 1)
             self._borders[k] += border_counts(*pair, TOLERANCE)
         if not defect.any():
-            found = (prediction != BACKGROUND).astype(np.uint8)
-            self._alarms.append(cv2.connectedComponents(found, connectivity=8)[0] - 1)
+            foreground = (prediction != BACKGROUND).astype(np.uint8)
+            self._alarms.append(cv2.connectedComponents(foreground, connectivity=8)[0] - 1)
         if score_map is not None:
             score = float(score_map.max()) if image_score is None else image_score
             self._count_map(score_map, score, defect, known)
@@ -70,18 +70,17 @@ class InspectionScores:
     def _count_map(
         self, score_map: np.ndarray, score: float, defect: np.ndarray, known: np.ndarray
     ) -> None:
-        if score_map.shape != defect.shape:
-            raise ValueError(f"expected a map of {defect.shape}, got {score_map.shape}.")
+        check_size(score_map.shape, defect.shape)
         if not (score_map.min() >= 0 and score_map.max() <= 1):  # NaN too
             raise ValueError("expected map values in [0, 1]. Make the map anew.")
-        levels = np.rint(score_map * (NUM_LEVELS - 1)).astype(np.int64)
+        levels = to_levels(score_map, NUM_LEVELS)
         self._image_scores.append((bool(defect.any()), score))
         for row, pixels in enumerate((known & ~defect, defect)):
-            self._levels[row] += np.bincount(levels[pixels], minlength=NUM_LEVELS)
+            self._levels[row] += level_counts(levels[pixels], NUM_LEVELS)
         count, regions = cv2.connectedComponents(defect.astype(np.uint8), connectivity=8)
         for region in range(1, count):
             of_region = levels[regions == region]
-            self._levels[2] += np.bincount(of_region, minlength=NUM_LEVELS) / len(of_region)
+            self._levels[2] += level_counts(of_region, NUM_LEVELS) / len(of_region)
         self._num_regions += count - 1
 
     def scores(self, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]:
@@ -99,14 +98,14 @@ class InspectionScores:
         precision, recall = (_share(self._borders[:, i], self._borders[:, i + 1]) for i in (0, 2))
         with np.errstate(invalid="ignore"):
             boundary = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        found: dict[str, Any] = {
+        scores: dict[str, Any] = {
             "pixel_accuracy": float(100 * hit.sum() / total.sum()),
             "dice": _numbers(_share(2 * hit, both)),
             "boundary_f1": _numbers(boundary),
             "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,
             "miou_interval": miou_interval(confusions, rounds, seed),
         }
-        return found | (self._map_scores() if self._image_scores else {})
+        return scores | (self._map_scores() if self._image_scores else {})
 
     def _map_scores(self) -> dict[str, float | None]:
         background, defect, overlap = self._levels
@@ -116,31 +115,31 @@ class InspectionScores:
             image_auroc = 100 * float(roc_auc_score(defective, highest))
         if not (background.any() and defect.any()):
             return {"pixel_auroc": None, "aupro": None, "max_f1": None, "image_auroc": image_auroc}
-        # From the strictest threshold to the mildest, begun where nothing is found.
+        # From the strictest threshold to the mildest, begun where nothing is foreground.
         false, true, pro = (
             np.concatenate([[0], np.cumsum(row[::-1])]) for row in (background, defect, overlap)
         )
         false_rate, true_rate = false / false[-1], true / true[-1]
         f1 = 2 * true / (true + false + true[-1])
         return {
-            "pixel_auroc": 100 * float(auc(false_rate, true_rate)),
+            "pixel_auroc": auroc(background, defect),
             "aupro": 100 * area_up_to(false_rate, pro / self._num_regions, MAX_FPR),
             "max_f1": 100 * float(f1.max()),
             "image_auroc": image_auroc,
         }
 
 
-def border_counts(found: np.ndarray, truth: np.ndarray, tolerance: int) -> np.ndarray:
+def border_counts(predicted: np.ndarray, truth: np.ndarray, tolerance: int) -> np.ndarray:
     """Count border pixels of two bool masks (H, W).
 
     A border pixel is one of the mask with a neighbour, of four, outside it; the image's edge is
     no border.
 
     Returns:
-        (4,) int64: found ones within `tolerance` pixels (Euclidean) of a true one, all found
-        ones, true ones within reach of a found one, all true ones.
+        (4,) int64: predicted ones within `tolerance` pixels (Euclidean) of a true one, all
+        predicted ones, true ones within reach of a predicted one, all true ones.
     """
-    borders = [_border(mask) for mask in (found, truth)]
+    borders = [_border(mask) for mask in (predicted, truth)]
     counts = []
     for of_one, of_other in (borders, borders[::-1]):
         if of_one.any() and of_other.any():
@@ -179,33 +178,6 @@ def area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
     xs = np.append(x[inside], limit)
     ys = np.append(y[inside], np.interp(limit, x, y))
     return float(auc(xs, ys)) / limit
-
-
-def detailed_lines(scores: dict[str, Any], class_names: Sequence[str]) -> list[list[str]]:
-    """Return the scores as rows of a table: name, value."""
-    low, high = scores["miou_interval"]
-    lines = [["mIoU, 95 % interval", f"{low:.2f} to {high:.2f}"]]
-    for key, name, names in (
-        ("dice", "Dice", ("background", *class_names)),
-        ("boundary_f1", f"boundary F1 ({TOLERANCE} px)", class_names),
-    ):
-        for of_class, value in zip(names, scores[key], strict=True):
-            lines.append([f"{name} {of_class}", _text(value)])
-    for key, name in (
-        ("pixel_accuracy", "pixel accuracy"),
-        ("pixel_auroc", "pixel AUROC"),
-        ("aupro", f"AUPRO (FPR {MAX_FPR})"),
-        ("max_f1", "pixel max F1"),
-        ("image_auroc", "image AUROC"),
-        ("false_alarms", "regions per defect-free image"),
-    ):
-        if key in scores:
-            lines.append([name, _text(scores[key])])
-    return lines
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -3,15 +3,15 @@
 Map values above the threshold are foreground.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
-from datasets.record import BACKGROUND
+from datasets.record import BACKGROUND, Record
+from scoring.histogram import NUM_LEVELS, at_least, level_counts, to_levels
 
-NUM_LEVELS = (
-    256  # that maps are counted in, level = round(255 * value); of 8-bit maps all there are
-)
+MAX_IMAGES = 300  # per rule that refined maps are counted of; a histogram needs no more
 
 
 def seed_mask(cam: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
@@ -97,12 +97,12 @@ class MapCounts:
                 f"expected a saliency map of the size {maps.shape[1:]}, got {saliency.shape}. "
                 "Make it at the image's own size."
             )
-        levels = _levels(maps)
-        self._highest += _counts(levels.max(axis=0), NUM_LEVELS)
+        levels = to_levels(maps)
+        self._highest += level_counts(levels.max(axis=0))
         for k, of_class in zip(classes, levels, strict=True):
-            self._of_class[k] += _counts(of_class, NUM_LEVELS)
+            self._of_class[k] += level_counts(of_class)
         if saliency is not None and self._salient_from is not None:
-            is_salient = _levels(saliency) > self._salient_from * (NUM_LEVELS - 1)
+            is_salient = to_levels(saliency) > self._salient_from * (NUM_LEVELS - 1)
             winner = levels.argmax(axis=0)
             for i, k in enumerate(classes):
                 here = winner == i
@@ -160,6 +160,53 @@ class MapCounts:
         return thresholds
 
 
+def count_maps(
+    records: Sequence[Record],
+    read_maps: Callable[[Record], tuple[np.ndarray, Sequence[int]]],
+    num_classes: int,
+    read_saliency: Callable[[Record], np.ndarray] | None = None,
+    salient_from: float = 0.0,
+) -> MapCounts:
+    """Count the maps of images, from which all thresholds without masks follow.
+
+    Args:
+        records: images of the training split.
+        read_maps: gives maps (M, H, W) of a record and their classes (M,).
+        num_classes: K.
+        read_saliency: gives the map (H, W) that `agreement` is with; None without it.
+        salient_from: level above which that is a defect; 0 for `salient_level` of all of them.
+
+    Raises:
+        ValueError: names the image whose maps do not fit.
+    """
+    level = None
+    if read_saliency:
+        labelled = (record for record in records if record.classes)
+        level = salient_from or salient_level(map(read_saliency, labelled))
+    counts = MapCounts(num_classes, level)
+    for record in tqdm(records, "training maps", unit="image", disable=None, dynamic_ncols=True):
+        maps, classes = read_maps(record)
+        try:
+            counts.add(maps, classes, read_saliency(record) if read_saliency else None)
+        except ValueError as error:
+            raise ValueError(f"CAMs of {record.name}: {error}") from error
+    return counts
+
+
+def counted_images(records: Sequence[Record], num_classes: int, rule: str) -> list[Record]:
+    """Return labelled images enough to find refined maps' thresholds: `MAX_IMAGES`, evenly spaced.
+
+    Where each class has its own threshold, each has its share of them.
+    """
+    labelled = [record for record in records if record.classes]
+    groups = [labelled]
+    if rule != "auto":
+        groups = [[r for r in labelled if k in r.classes] for k in range(num_classes)]
+    limit = max(1, MAX_IMAGES // len(groups))
+    chosen = {r.name: r for group in groups for r in group[:: -(-len(group) // limit) or 1]}
+    return list(chosen.values())
+
+
 def salient_level(saliency_maps: Iterable[np.ndarray]) -> float | None:
     """Return the value above which pixels of saliency maps are salient: Otsu's of all of them.
 
@@ -208,15 +255,5 @@ def auto_threshold(histogram: np.ndarray) -> float:
 
 def _iou_by_level(levels: np.ndarray, is_salient: np.ndarray) -> np.ndarray:
     """Return the IoU of what is at a level or above it with what is salient, (NUM_LEVELS,)."""
-    found, hits = (
-        _counts(x, NUM_LEVELS)[::-1].cumsum()[::-1] for x in (levels, levels[is_salient])
-    )
-    return hits / np.maximum(found + is_salient.sum() - hits, 1)
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    return np.rint((NUM_LEVELS - 1) * np.clip(values, 0, 1)).astype(np.uint8)
-
-
-def _counts(levels: np.ndarray, size: int) -> np.ndarray:
-    return np.bincount(levels.ravel(), minlength=size)
+    seeds, hits = (at_least(level_counts(x)) for x in (levels, levels[is_salient]))
+    return hits / np.maximum(seeds + is_salient.sum() - hits, 1)

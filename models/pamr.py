@@ -1,4 +1,4 @@
-"""Refinement of maps by the image they lie on."""
+"""PAMR: pixel-adaptive refinement of maps by the image they lie on."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,19 @@ OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
 @torch.no_grad()
-def pixel_adaptive_refinement(
-    image: Tensor, maps: Tensor, iterations: int = 10, dilations: Sequence[int] = DILATIONS
+def pamr(
+    image: Tensor, maps: Tensor, steps: int = 10, dilations: Sequence[int] = DILATIONS
 ) -> Tensor:
     """Average each pixel's map values with neighbours of like colour, again and again.
 
     The weight of a neighbour is softmax(-|difference| / (SHARPNESS * local deviation)), mean over
-    the channels (PAMR: Araslanov and Roth, "Single-Stage Semantic Segmentation from Image
+    the channels (Araslanov and Roth, "Single-Stage Semantic Segmentation from Image
     Labels", CVPR 2020, section 3.3).
 
     Args:
         image: (3, H, W) float, any range.
         maps: (M, H, W) float; M may be 0.
-        iterations: each widens the reach by the largest dilation; 0 changes nothing.
+        steps: iterations; each widens the reach by the largest dilation; 0 changes nothing.
         dilations: distances of the 8 neighbours, in pixels.
 
     Returns:
@@ -41,9 +41,9 @@ def pixel_adaptive_refinement(
             f"maps: expected the size of the image, {tuple(image.shape[1:])}, got "
             f"{tuple(maps.shape[1:])}."
         )
-    if not len(maps) or not iterations:
+    if not len(maps) or not steps:
         return maps
-    reach = iterations * max(dilations)  # no pixel beyond it matters
+    reach = steps * max(dilations)  # no pixel beyond it matters
     blocks = [
         (slice(y, y + BLOCK), slice(x, x + BLOCK))
         for y in range(0, maps.shape[1], BLOCK)
@@ -53,13 +53,13 @@ def pixel_adaptive_refinement(
     for rows, columns in blocks:
         top, left = max(rows.start - reach, 0), max(columns.start - reach, 0)
         seen = (..., slice(top, rows.stop + reach), slice(left, columns.stop + reach))
-        part = _refine(image[seen], maps[seen], iterations, dilations)
+        part = _refine(image[seen], maps[seen], steps, dilations)
         kept = part[:, rows.start - top :, columns.start - left :][:, :BLOCK, :BLOCK]
         refined[:, rows, columns] = kept
     return refined
 
 
-def _refine(image: Tensor, maps: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
+def _refine(image: Tensor, maps: Tensor, steps: int, dilations: Sequence[int]) -> Tensor:
     # One neighbour after the other: together they are too large for the cache. Differences to the
     # pixel itself, whose own is 0, keep the deviation exact where the image is flat.
     neighbours = _neighbours(image, dilations)  # n of (3, H, W)
@@ -73,7 +73,7 @@ def _refine(image: Tensor, maps: Tensor, iterations: int, dilations: Sequence[in
     scale = 1 / (SHARPNESS * deviation + 1e-8)
     distance = [((n - image).abs() * scale).mean(dim=0) for n in neighbours]
     weights = torch.softmax(-torch.stack(distance), dim=0)  # (n, H, W)
-    for _ in range(iterations):
+    for _ in range(steps):
         refined = torch.zeros_like(maps)
         for weight, neighbour in zip(weights, _neighbours(maps, dilations), strict=True):
             refined.addcmul_(weight, neighbour)

@@ -1,6 +1,6 @@
 r"""What saliency and resolution cost: CAMs guided by nothing, by maps, and by the true masks.
 
-    python -m benchmarks.oracle --config configs/neu_seg.toml --set data.root=DIR \
+    python -m studies.oracle --config configs/neu_seg.toml --set data.root=DIR \
         data.eval_split=train --from-dir runs/neu_seg/saliency --sizes 224 336 448
 
 First prints what the grid of patches alone allows: the score of maps that hold the share of each
@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.ablation import scored_settings, table, trained_and_scored
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from datasets.files import read_truth, write_saliency
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import read_data
-from localisation import scaled_sizes
-from metrics import GRID, ThresholdSweep
+from inference.localise import scaled_sizes
+from models.backbones import create_vit
 from models.cam import min_max
-from models.vit import create_vit
+from scoring.confusion import GRID, ThresholdSweep
+from studies.ablation import Job, scored_settings, table
 
 GUIDANCE = ("none", "saliency", "true_masks")
-UNGUIDED = str(ROOT / "configs/ablation/base.toml")
+UNGUIDED = str(ROOT / "configs/variants/base.toml")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = dict.fromkeys(["train", config.data.eval_split])
     records = {r.name: r for split in splits for r in data.split(split)}
     num_classes = len(data.class_names)
-    patch = create_vit(config.train.backbone, "none", (224, 224)).patch_embed.patch_size
+    patch = create_vit(config.train, "none").patch_embed.patch_size
     sizes = {
         scaled
         for side in args.sizes
@@ -74,10 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             maps = true_masks if guidance == "true_masks" else args.from_dir.resolve()
             variants = [UNGUIDED] if guidance == "none" else []
             changes = scored_settings(args, variants, [f"train.image_size=[{size},{size}]"])
-            run_dir = out_dir / f"{guidance}_{size}"
-            found = trained_and_scored(run_dir, maps, args, variants, changes)
+            job = Job(out_dir / f"{guidance}_{size}", args, variants, changes)
             name = f"{guidance.replace('_', ' ')}, {size} px"
-            rows += [{"variant": name, **row} for row in found]
+            rows += [{"variant": name, **row} for row in job.results(maps)]
     print(table(rows, config.data.eval_split))
 
 

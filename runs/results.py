@@ -1,20 +1,18 @@
 """The results of a run: one JSON line each in results.jsonl, and the table they make."""
 
-import csv
 import json
-import math
+import subprocess
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from configs import fingerprint
 from configs.schema import SPLITS
+from datasets.files import write_csv
+from runs.folder import KINDS, Run
+from scoring.lines import percent
 
-KINDS = {  # kind: (folder in the run, what makes it)
-    "saliency": ("saliency", "make_saliency.py"),
-    "cam": ("cams", "make_cams.py"),
-    "pseudo_label": ("pseudo_labels", "make_pseudo_labels.py"),
-    "segmentation": ("predictions", "segmentation/infer.py"),
-}
 TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classes
 
 
@@ -42,12 +40,7 @@ def write_results_csv(path: Path, to: Path) -> None:
     """
     rows = [_flat(row) for row in latest_results(path)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = to.with_name(f".{to.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(to)
+    write_csv(to, [columns, *([row.get(column, "") for column in columns] for row in rows)])
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -110,9 +103,18 @@ def append_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON line a row; without rows the file is there all the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def percent(value: float | None) -> str:
-    """Return a value in % with two decimals, - where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+def origin(run: Run | None = None) -> dict[str, str]:
+    """Return where a result comes from: hash of the settings, commit of the code, date."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+        commit = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    settings = {} if run is None else {"config_sha": fingerprint(run.config)}
+    return {**settings, "commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' released code as weights of our localiser."""
+"""Checkpoints of the authors' released code as weights of the localiser."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ def convert_released(
     """Rename the weights of a released checkpoint and read the model's settings off their sizes.
 
     Args:
-        state: tensors by the released code's names, see `models.weights.read_state_dict`.
+        state: tensors by the released code's names, see `models.backbones.read_state_dict`.
         num_classes: K of the data set.
         path: of the file, for errors.
 
@@ -40,11 +40,11 @@ def convert_released(
             f"{path}: expected a checkpoint of the released code, {', '.join(missing)} missing. "
             "Check that it is the localiser's."
         )
-    _, found_classes, width = state["cls_token"].shape
-    if found_classes != num_classes:
+    _, num_tokens, width = state["cls_token"].shape
+    if num_tokens != num_classes:
         raise ValueError(
             f"{path}: expected {num_classes} class tokens, one per class of the data set, got "
-            f"{found_classes}. Check --config."
+            f"{num_tokens}. Check --config."
         )
     side = math.isqrt(state["pos_embed_pat"].shape[1])
     if width not in BACKBONES or side**2 != state["pos_embed_pat"].shape[1]:
@@ -76,6 +76,10 @@ def convert_released(
         "image_size": (side * patch_size, side * patch_size),
         "projection_width": state["representation.0.weight"].shape[0],
         "scale_pooling": False,
+        "head_padding": "zeros",
+        "frozen_blocks": 0,
+        "pixel_block": 0,  # the online segmentation head is not of the released code
+        "crop": 0,
         "amp": "off",
     }
     return weights, settings

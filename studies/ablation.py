@@ -1,8 +1,9 @@
 """The parts of the method beside each other, several seeds each, from one command.
 
-    python -m benchmarks.ablation --config configs/neu_seg.toml --set data.root=DIR --seeds 0 1 2
+    python -m studies.ablation --config configs/neu_seg.toml --set data.root=DIR --seeds 0 1 2
 
-Trains every variant (a config laid over --config, default: configs/ablation/) with every seed on
+Trains every variant (a config laid over --config, default: base, contrast,
+saliency and full of configs/variants/) with every seed on
 the same images and the same saliency maps, writes all CAM types, scores them with given labels and
 prints mean and standard deviation over the seeds as a Markdown table. A finished training is not
 repeated; a stopped one continues when the same command is given again.
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs import Config, fingerprint, load
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
@@ -23,13 +24,13 @@ from configs.schema import CAM_TYPES
 
 VARIANTS = ("base", "contrast", "saliency", "full")
 RULES = ("agreement", "oracle")
-AS_THEY_ARE = ["saliency.smoothing=0"]  # maps that are given
+AS_THEY_ARE = ["saliency.pamr_steps=0"]  # maps that are given
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score and compare."""
     parser = stage_parser(__doc__)
-    shipped = [str(ROOT / f"configs/ablation/{name}.toml") for name in VARIANTS]
+    shipped = [str(ROOT / f"configs/variants/{name}.toml") for name in VARIANTS]
     parser.add_argument(
         "--variants", nargs="+", default=shipped, metavar="TOML", help="one row each"
     )
@@ -53,12 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     saliency_dir = out_dir / "saliency_run"
     source = ["--from-dir", str(args.from_dir.resolve())] if args.from_dir else []
-    smoothing = AS_THEY_ARE if source else []
-    run_script(["make_saliency.py", *source], args, [], saliency_dir, smoothing)
+    Job(saliency_dir, args, [], AS_THEY_ARE if source else []).call(["make_saliency.py", *source])
     rows = []
     for run_dir, (name, variant, changes) in runs.items():
-        found = trained_and_scored(run_dir, saliency_dir / "saliency", args, [variant], changes)
-        rows += [{"variant": name, **row} for row in found]
+        job = Job(run_dir, args, [variant], changes)
+        rows += [{"variant": name, **row} for row in job.results(saliency_dir / "saliency")]
     print(table(rows, config.data.eval_split))
 
 
@@ -68,7 +68,7 @@ def scored_settings(args: argparse.Namespace, variants: list[str], changes: list
     Raises:
         ValueError: a config is wrong.
     """
-    config = _config_of(args, variants, [*changes, 'cam.types=["fused"]'])
+    config = _config_of(args, variants, changes)
     cam_types = [t for t in CAM_TYPES if t != "pixel" or config.train.pixel_block]
     return [*changes, f"cam.types={json.dumps(cam_types)}", 'cam.labels=["given"]']
 
@@ -77,41 +77,69 @@ def _config_of(args: argparse.Namespace, variants: list[str], changes: list[str]
     return load([*args.config, *variants], [*args.set, *changes])
 
 
-def trained_and_scored(
-    run_dir: Path,
-    maps: Path,
-    args: argparse.Namespace,
-    variants: list[str],
-    changes: list[str],
-) -> list[dict[str, Any]]:
-    """Train a localiser on given saliency maps and score its CAMs, unless that has been done.
+class Job(NamedTuple):
+    """One training of a study.
 
-    Args:
+    Attributes:
         run_dir: of this training.
-        maps: folder of the saliency maps.
         args: of `stage_parser`.
         variants: configs laid over those of `args`.
         changes: settings laid over these, see `scored_settings`.
-
-    Returns:
-        Lines of results.jsonl, one for each CAM type and rule.
     """
-    config = _config_of(args, variants, changes)
-    config_sha = fingerprint(config)
-    found = results_of(run_dir, config_sha)
-    if len(found) == len(config.cam.types) * len(RULES):
-        return found
-    print(f"{run_dir}: {', '.join([*variants, *changes])}", flush=True)
-    (run_dir / "results.jsonl").unlink(missing_ok=True)
-    copy = ["make_saliency.py", "--from-dir", str(maps)]
-    run_script(copy, args, variants, run_dir, [*changes, *AS_THEY_ARE])
-    stages = [["train_stac.py", "--resume"], ["make_cams.py"]]
-    for cam_type in config.cam.types:
-        score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
-        stages.append([*score, "--threshold-rule", *RULES])
-    for words in stages:
-        run_script(words, args, variants, run_dir, changes)
-    return results_of(run_dir, config_sha)
+
+    run_dir: Path
+    args: argparse.Namespace
+    variants: list[str]
+    changes: list[str]
+
+    def results(self, maps: Path) -> list[dict[str, Any]]:
+        """Train a localiser on given saliency maps and score its CAMs, unless that has been done.
+
+        Returns:
+            Lines of results.jsonl, one for each CAM type and rule.
+        """
+        config = _config_of(self.args, self.variants, self.changes)
+        config_sha = fingerprint(config)
+        rows = results_of(self.run_dir, config_sha)
+        if len(rows) == len(config.cam.types) * len(RULES):
+            return rows
+        print(f"{self.run_dir}: {', '.join([*self.variants, *self.changes])}", flush=True)
+        (self.run_dir / "results.jsonl").unlink(missing_ok=True)
+        copied = self._replace(changes=[*self.changes, *AS_THEY_ARE])
+        copied.call(["make_saliency.py", "--from-dir", str(maps)])
+        stages = [["train_stac.py", "--resume"], ["make_cams.py"]]
+        for cam_type in config.cam.types:
+            score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
+            stages.append([*score, "--threshold-rule", *RULES])
+        for words in stages:
+            self.call(words)
+        return results_of(self.run_dir, config_sha)
+
+    def call(self, words: list[str]) -> None:
+        """Run a stage script; its output goes to stages.log of the run folder.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        args = self.args
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        common = ["--config", *args.config, *self.variants, "--out", str(self.run_dir)]
+        common += ["--device", args.device]
+        settings = [*args.set, *self.changes]
+        common += ["--set", *settings] if settings else []
+        log = self.run_dir / "stages.log"
+        with log.open("a", encoding="utf-8") as file:
+            done = subprocess.run(
+                [sys.executable, *words, *common],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        if done.returncode:
+            raise RuntimeError(
+                f"{' '.join(words[:2])}: expected exit code 0, got {done.returncode}. See {log}."
+            )
 
 
 def results_of(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:
@@ -119,37 +147,6 @@ def results_of(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:
     path = run_dir / "results.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [row for row in map(json.loads, lines) if row["config_sha"] == config_sha]
-
-
-def run_script(
-    words: list[str],
-    args: argparse.Namespace,
-    variants: list[str],
-    out_dir: Path,
-    changes: list[str],
-) -> None:
-    """Run a stage script; its output goes to stages.log of the run folder.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    common = ["--config", *args.config, *variants, "--out", str(out_dir), "--device", args.device]
-    settings = [*args.set, *changes]
-    common += ["--set", *settings] if settings else []
-    log = out_dir / "stages.log"
-    with log.open("a", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, *words, *common],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(words[:2])}: expected exit code 0, got {done.returncode}. See {log}."
-        )
 
 
 def table(rows: Sequence[dict[str, Any]], split: str) -> str:

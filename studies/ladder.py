@@ -1,6 +1,6 @@
 """How much a few pixel masks add to the saliency maps: rows of 0, 10 and 50 masks.
 
-    python -m benchmarks.ladder --config configs/neu_seg_cpu.toml --set data.root=DIR
+    python -m studies.ladder --config configs/neu_seg_cpu.toml --set data.root=DIR
 
 Makes the maps of the config's generator (or takes yours with --from-dir), refines them once for
 each number of masks, and scores all rows on the same images: the defective training images that
@@ -8,7 +8,6 @@ lend their mask to none of the rows. Prints a Markdown table and writes OUT/ladd
 """
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,17 +18,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from configs import changed
 from configs.command_line import load_run, run_stage, stage_parser
 from configs.schema import Config
-from datasets.files import read_image, read_truth
+from datasets.files import read_image, read_truth, write_json
 from datasets.record import Record
 from datasets.sources import Data, read_data
-from metrics import SaliencyHistogram, ThresholdSweep
 from models.device import select_device
-from saliency import refinement
-from saliency.fuse import make_generator
+from saliency import learned
 from saliency.generator import Prepared
-from seeds import MapCounts
+from saliency.table import make_generator
+from scoring.confusion import ThresholdSweep
+from scoring.saliency import SaliencyHistogram
+from scoring.thresholds import MapCounts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.out:
         out_dir = out_dir.with_name(f"{out_dir.name}_ladder")
     if args.from_dir:
-        given = {"generator": "external", "folder": str(args.from_dir)}
-        config = dataclasses.replace(config, saliency=dataclasses.replace(config.saliency, **given))
+        folder = str(args.from_dir)
+        config = changed(config, {"saliency.generator": "external", "saliency.folder": folder})
     out_dir.mkdir(parents=True, exist_ok=True)
     data = read_data(config.data, out_dir / "labels.csv")
     device = select_device(args.device)
@@ -51,18 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     generator = make_generator(config.saliency, data, train, device)
     settings = config.refinement
     num_classes = len(data.class_names)
-    lent = refinement.choose_masked(train, max(args.masks), num_classes, settings.seed)
+    lent = learned.choose_masked(train, max(args.masks), num_classes, settings.seed)
     scored = [r for r in train if r.mask is not None and r.classes and r not in lent]
     rows = [{"maps": "not refined", "masks": 0, **score(generator, scored, num_classes)}]
     print(rows[0], flush=True)
     with TemporaryDirectory(dir=out_dir, prefix=".ladder_") as folder:
         for count in args.masks:
             refined = _refine(config, generator, data, Path(folder), device, count)
-            found = score(refined, scored, num_classes)
-            rows.append({"maps": "refined", "masks": count, **found})
+            scores = score(refined, scored, num_classes)
+            rows.append({"maps": "refined", "masks": count, **scores})
             print(rows[-1], flush=True)
     about = {"images": len(scored), "settings": dataclasses.asdict(settings)}
-    (out_dir / "ladder.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_json(out_dir / "ladder.json", {**about, "rows": rows})
     print(table(rows))
 
 
@@ -85,8 +86,9 @@ def score(generator: Prepared, records: Sequence[Record], num_classes: int) -> d
         first = np.array(record.classes[:1])
         sweep.update(truth, maps[record.name][None].astype(np.float32), first)
     scores = sweep.confusion(threshold).scores()
-    found = {"fg_iou": scores.fg_iou, "threshold": threshold, "miou": scores.miou}
-    return found | {"best_fg_iou": histogram.scores().best_fg_iou}
+    best = histogram.scores().best_fg_iou
+    at_auto = {"fg_iou": scores.fg_iou, "threshold": threshold, "miou": scores.miou}
+    return at_auto | {"best_fg_iou": best}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -105,8 +107,8 @@ def _refine(
 ) -> Prepared:
     """Refine once with `count` masks; the features in `folder` serve all calls."""
     shutil.rmtree(folder / "priors_0", ignore_errors=True)
-    settings = dataclasses.replace(config.refinement, masks=count)
-    return refinement.prepare(settings, generator, data, folder, device, 0)
+    config = changed(config, {"refinement.masks": count})
+    return learned.prepare(config, generator, data, folder, device, 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""What a segmentation network says about images: logits at native size."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs import SegmentationConfig, from_dict
+from datasets.record import Record
+from datasets.transforms import eval_transform
+from inference.images import Cutting, Picture, load_pictures, over_images
+from models.device import amp_dtype, autocast
+from models.pamr import pamr
+from models.tiles import blend
+from segmentation.networks import build_network, network_size
+
+PROBABILITY_FLOOR = 1e-8  # before a logarithm
+
+
+class Segmenter:
+    """A trained segmentation network, ready for images.
+
+    Attributes:
+        class_names: K names.
+        settings: how predictions are made: tiles, batch size, PAMR.
+    """
+
+    def __init__(
+        self, checkpoint: Mapping[str, Any], settings: SegmentationConfig, device: torch.device
+    ):
+        """Rebuild it from a checkpoint of segmentation/train.py."""
+        trained = from_dict(checkpoint["config"]).segmentation
+        self.class_names: list[str] = list(checkpoint["class_names"])
+        self.settings = settings
+        self.device = device
+        self.dtype = amp_dtype(device, trained.amp)
+        self.network = network_from_checkpoint(checkpoint).to(device)
+        size = network_size(trained.image_size, trained.network)
+        self.transform = eval_transform(size, checkpoint["mean"], checkpoint["std"])
+
+    def over(
+        self, records: Sequence[Record], workers: int, problems: dict[str, str] | None = None
+    ) -> Iterator[tuple[Record, np.ndarray, Tensor]]:
+        """Segment images, in order; labels are not looked at.
+
+        Args:
+            records: images.
+            workers: loader processes.
+            problems: takes images that cannot be read, see `load_pictures`.
+
+        Yields:
+            See `over_pictures`.
+        """
+        transforms = () if self.settings.tile else [self.transform]
+        yield from self.over_pictures(load_pictures(records, transforms, workers, problems))
+
+    def over_pictures(
+        self, pictures: Iterable[Picture]
+    ) -> Iterator[tuple[Record, np.ndarray, Tensor]]:
+        """Segment decoded images, in order.
+
+        Yields:
+            Record, pixels (H, W, 3) uint8, and logits (K + 1, H, W) float32; their softmax are
+            mean probabilities, moved to the edges of the image by segmentation.pamr_steps.
+        """
+        cutting = Cutting(self.settings.tile, self.settings.batch_size)
+        for record, pixels, tiles in over_images(pictures, [self.transform], self.forward, cutting):
+            parts = ((tile, resized(logits, tile.size)) for tile, logits in tiles)
+            logits = blend(parts, pixels.shape[:2])
+            yield record, pixels, sharpened(logits, pixels, self.settings.pamr_steps)
+
+    def forward(self, images: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, K + 1, h, w) of one batch (B, 3, h, w)."""
+        with autocast(self.device, self.dtype):
+            return averaged(self.network, images[0].to(self.device))
+
+
+def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module:
+    """Rebuild the trained network, in evaluation mode, from a checkpoint alone."""
+    settings = from_dict(checkpoint["config"]).segmentation
+    num_mask_classes = len(checkpoint["class_names"]) + 1
+    model = build_network(settings.network, settings.encoder, "none", num_mask_classes)
+    model.load_state_dict(checkpoint["model"])
+    return model.eval()
+
+
+@torch.no_grad()
+def averaged(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logarithm of the mean probabilities of images and their mirror images.
+
+    Args:
+        model: segmentation network.
+        images: (B, 3, H, W) of the size the network was trained with.
+
+    Returns:
+        (B, K + 1, H, W) float32; its softmax are the mean probabilities.
+    """
+    both = (model(images), model(images.flip(-1)).flip(-1))
+    first, second = (logits.float().softmax(dim=1) for logits in both)
+    return ((first + second) / 2).clamp(min=PROBABILITY_FLOOR).log()
+
+
+def sharpened(logits: Tensor, image: np.ndarray, steps: int) -> Tensor:
+    """Move what is predicted to the edges of the image.
+
+    Args:
+        logits: (K + 1, H, W).
+        image: (H, W, 3) uint8.
+        steps: of PAMR on the probabilities; 0 changes nothing.
+
+    Returns:
+        (K + 1, H, W), the logarithm of probabilities.
+    """
+    if not steps:
+        return logits
+    pixels = torch.from_numpy(image).to(logits.device).permute(2, 0, 1).float()
+    return pamr(pixels, logits.softmax(dim=0), steps).clamp(min=PROBABILITY_FLOOR).log()
+
+
+def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize logits (K + 1, h, w) bilinearly to (H, W)."""
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def best_class(logits: Tensor) -> np.ndarray:
+    """Return the mask values (H, W) uint8 of logits (K + 1, H, W)."""
+    return logits.argmax(0).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,373 @@
+"""The stages of a run, in order, and how all of them are run: bash run_STAC.sh calls this.
+
+STAGES is the one table of the stages. A stage is a module with a `main`; it reads and writes files
+of the run folder and depends on sections of the config. `stages/` of the run folder remembers what
+each stage was made with, so that a stopped run goes on where it was, and other settings make anew
+what they concern.
+"""
+
+import argparse
+import fcntl
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from configs import Config, fingerprint
+from configs.command_line import ROOT, run_stage
+from datasets.files import write_text
+from runs.folder import Run, open_run
+
+SCRIPT = "bash run_STAC.sh"
+INTERRUPTED = 130  # exit code of what Ctrl-C stopped
+
+
+class Stage(NamedTuple):
+    """One stage of a run.
+
+    Attributes:
+        name: of the stage, as messages and marks have it.
+        module: that is run with python -m.
+        flags: that it is given beside the config and the run folder.
+        reads: what it takes, for messages.
+        writes: folders of the run that are its own.
+        sections: of the config that its files depend on, beside those of earlier stages.
+        kind: as evaluation.py scores its files, or None.
+        splits: that are scored: "both" the training and the evaluation split, or "eval".
+    """
+
+    name: str
+    module: str
+    flags: tuple[str, ...]
+    reads: str
+    writes: tuple[str, ...]
+    sections: tuple[str, ...]
+    kind: str | None = None
+    splits: str = "both"
+
+
+STAGES = (
+    Stage(
+        name="saliency",
+        module="make_saliency",
+        flags=(),
+        reads="images, image labels",
+        writes=("saliency",),
+        sections=("data", "saliency", "refinement"),
+        kind="saliency",
+    ),
+    Stage(
+        name="train",
+        module="train_stac",
+        flags=("--resume",),
+        reads="images, image labels, saliency/",
+        writes=("stac",),
+        sections=("train", "loss"),
+    ),
+    Stage(
+        name="cams",
+        module="make_cams",
+        flags=(),
+        reads="images, stac/",
+        writes=("cams",),
+        sections=("cam",),
+        kind="cam",
+    ),
+    Stage(
+        name="pseudo_labels",
+        module="make_pseudo_labels",
+        flags=(),
+        reads="images, cams/",
+        writes=("pseudo_labels", "thresholds.json"),
+        sections=("pseudo_label",),
+        kind="pseudo_label",
+    ),
+    Stage(
+        name="segmentation",
+        module="segmentation.train",
+        flags=("--resume",),
+        reads="images, pseudo_labels/",
+        writes=("segmentation",),
+        sections=("segmentation",),
+    ),
+    Stage(
+        name="predictions",
+        module="segmentation.infer",
+        flags=(),
+        reads="images, segmentation/",
+        writes=("predictions",),
+        sections=(),
+        kind="segmentation",
+        splits="eval",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all stages of one config that are not up to date, score them, and write the report."""
+    args = _parser().parse_args(argv)
+    args.config, args.out = _from_anywhere(args)
+    run = open_run(args)
+    marks = Marks(run)
+    again = _command_again(args)
+
+    # One call at a time, and nothing is removed before the data was found readable.
+    marks.folder.mkdir(parents=True, exist_ok=True)
+    lock = (marks.folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(
+            f"{run.folder}: expected no other run, found one at work. Wait for it, or give another "
+            "--out."
+        ) from None
+    if marks.started(STAGES[0]):
+        if code := _call(["-m", "datasets", *_common(args)]):
+            sys.exit(code)
+        if args.restart:
+            marks.forget_from(0)
+            run.results_path.unlink(missing_ok=True)
+    marks.refuse_foreign_files()
+    marks.forget_other_labels(args.restart)
+
+    # The stages in order.
+    total = len(STAGES) + 1  # and the table
+    configs = " ".join(args.config)
+    print(f"config {configs}, run folder {run.folder}, device {args.device}", flush=True)
+    begun = time.monotonic()
+    for number, stage in enumerate(STAGES, start=1):
+        title = f"[{number}/{total}] {stage.name}"
+        wanted = fingerprint(run.config, sections_of(stage))
+        if marks.done(stage) == wanted and marks.has_files(stage):
+            print(f"{title}: up to date", flush=True)
+            continue
+        if marks.started(stage) == wanted and not marks.done(stage):
+            title += " (continued)"
+        else:
+            marks.forget_from(number - 1)
+        marks.start(stage, wanted)
+        print(f"{title}: reads {stage.reads} -> writes {stage.writes[0]}/", flush=True)
+        begun_stage = time.monotonic()
+        for words in commands(stage, run.config):
+            device = [] if words[0] == "evaluation.py" else ["--device", args.device]
+            code = _call([*words, *_common(args), *device])
+            if code:
+                _stop(stage.name, code, again)
+        marks.finish(stage, wanted)
+        print(f"[{number}/{total}] {stage.name}: {_minutes_since(begun_stage)}", flush=True)
+
+    # The table and the report.
+    print(f"[{total}/{total}] table: reads results.jsonl, predictions/ -> writes report.html")
+    for words in (["evaluation.py", "--table", "--out", args.out], ["report.py", *_common(args)]):
+        code = _call(words)
+        if code:
+            _stop("table", code, again)
+    print(f"every stage in {run.folder} is up to date, {_minutes_since(begun)}")
+    print(f"next, {_what_next(run.config, args)}")
+
+
+def sections_of(stage: Stage) -> list[str]:
+    """Return the sections of the config that a stage's files depend on, earlier stages' first."""
+    before = STAGES[: STAGES.index(stage) + 1]
+    return [section for earlier in before for section in earlier.sections]
+
+
+def commands(stage: Stage, config: Config) -> Iterator[list[str]]:
+    """Give the words of each call of a stage: itself, then what scores it."""
+    yield ["-m", stage.module, *stage.flags]
+    if stage.kind is None:
+        return
+    score = ["evaluation.py", "--kind", stage.kind]
+    eval_split = config.data.eval_split
+    if stage.kind == "cam":
+        for labels in config.cam.labels:
+            for cam_type in config.cam.types:
+                chosen = ["--cam-type", cam_type, "--labels", labels]
+                yield [*score, *chosen, "--split", eval_split]
+        if "given" in config.cam.labels and eval_split != "train":
+            yield [*score, "--labels", "given", "--split", "train"]
+        return
+    splits = ["train", eval_split] if stage.splits == "both" else [eval_split]
+    for split in dict.fromkeys(splits):
+        yield [*score, "--split", split]
+
+
+def next_step(name: str, run: Run) -> str:
+    """Return the line that a stage ends with: the command of the one after it."""
+    names = [stage.name for stage in STAGES]
+    place = names.index(name) + 1
+    if place == len(STAGES):
+        last = f"evaluation.py --kind {STAGES[-1].kind}"
+        return f"next: python {last} --config {run.config_path} --out {run.folder}"
+    module = STAGES[place].module
+    script = f"-m {module}" if "." in module else f"{module}.py"
+    return f"next: {run.command(script)}"
+
+
+class Marks:
+    """What `stages/` of a run folder remembers of each stage.
+
+    <stage>.started holds the hash of the settings from the stage's first file on, <stage>.done when
+    all its files are complete and scored; `labels` says which data set labels.csv was made from.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.folder = run.folder / "stages"
+
+    def started(self, stage: Stage) -> str:
+        """Return the settings' hash a stage was begun with, empty if it was not."""
+        return self._read(f"{stage.name}.started")
+
+    def done(self, stage: Stage) -> str:
+        """Return the settings' hash a stage was finished with, empty if it was not."""
+        return self._read(f"{stage.name}.done")
+
+    def start(self, stage: Stage, settings: str) -> None:
+        """Remember that a stage is begun."""
+        write_text(self.folder / f"{stage.name}.started", f"{settings}\n")
+
+    def finish(self, stage: Stage, settings: str) -> None:
+        """Remember that a stage is complete."""
+        write_text(self.folder / f"{stage.name}.done", f"{settings}\n")
+
+    def has_files(self, stage: Stage) -> bool:
+        """Tell whether the stage's own folder is there."""
+        return (self.run.folder / stage.writes[0]).exists()
+
+    def refuse_foreign_files(self) -> None:
+        """Check that no stage's folder was made otherwise, so that none is removed by mistake.
+
+        Raises:
+            ValueError: names the first one.
+        """
+        for stage in STAGES:
+            if not self.started(stage) and self.has_files(stage):
+                raise ValueError(
+                    f"{self.run.folder}: expected only files of run_STAC.sh, got some of stage "
+                    f"{stage.name} that were made otherwise. Remove them, or give another --out."
+                )
+
+    def forget_other_labels(self, restart: bool) -> None:
+        """Remove labels.csv if it was made from another data set; one of the user's stays."""
+        data, path = self.run.config.data, self.run.labels_path
+        origin, made_from = f"{data.source} {data.root}", self._read("labels")
+        if made_from and (made_from != origin or restart):
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            write_text(self.folder / "labels", f"{origin}\n")
+
+    def forget_from(self, first: int) -> None:
+        """Remove what the stages from a place on have made, the last one first."""
+        made = [stage for stage in STAGES[first:] if self.started(stage)][::-1]
+        if made:
+            names = " ".join(stage.name for stage in made)
+            print(f"removing what an earlier call made, stages {names}", flush=True)
+        for stage in made:
+            self._forget(stage)
+
+    def _forget(self, stage: Stage) -> None:
+        """Remove a stage's files and results; these leave the table, as their files are gone."""
+        (self.folder / f"{stage.name}.done").unlink(missing_ok=True)
+        for name in stage.writes:
+            path = self.run.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        results = self.run.results_path
+        if stage.kind and results.is_file():
+            lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
+            gone = [line for line in lines if json.loads(line)["kind"] == stage.kind]
+            with (self.folder / "old_results.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(gone)
+            write_text(results, "".join(line for line in lines if line not in gone))
+        (self.folder / f"{stage.name}.started").unlink(missing_ok=True)
+
+    def _read(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _call(words: Sequence[str]) -> int:
+    """Run Python with these words and return its exit code."""
+    sys.stdout.flush()
+    try:
+        return subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _stop(stage: str, code: int, again: str) -> NoReturn:
+    """Leave with the exit code of a stage and say how to go on."""
+    interrupted = code in (-signal.SIGINT, INTERRUPTED)
+    what = "was interrupted" if interrupted else f"ended with exit code {code}, see above"
+    print(f"error: stage {stage} {what}. This continues there:\n  {again}", file=sys.stderr)
+    sys.exit(INTERRUPTED if interrupted else max(code, 1))
+
+
+def _common(args: argparse.Namespace) -> list[str]:
+    settings = ["--set", *args.set] if args.set else []
+    return ["--config", *args.config, *settings, "--out", args.out]
+
+
+def _command_again(args: argparse.Namespace) -> str:
+    settings = ["--set", *args.set] if args.set else []
+    words = [*args.config, *settings, "--out", args.out, "--device", args.device]
+    return f"bash {shlex.quote(str(ROOT / 'run_STAC.sh'))} {shlex.join(words)}"
+
+
+def _from_anywhere(args: argparse.Namespace) -> tuple[list[str], str]:
+    """Return the configs and the run folder as absolute paths.
+
+    They are relative to the folder the call came from (--from); shipped configs are looked for in
+    this repository too. Without a config it is that of the run folder, else the sample.
+    """
+    base = Path(args.called_from)
+    configs = [
+        ROOT / name if (ROOT / name).exists() and not (base / name).exists() else base / name
+        for name in args.configs
+    ]
+    if not configs:
+        saved = base / (args.out or "") / "config.toml"
+        has_saved = args.out and saved.is_file()
+        configs = [saved if has_saved else ROOT / "configs/sample.toml"]
+    name = "_".join(path.stem for path in configs)
+    out = base / args.out if args.out else ROOT / "runs" / name
+    return [str(path.resolve()) for path in configs], str(out.resolve())
+
+
+def _what_next(config: Config, args: argparse.Namespace) -> str:
+    if config.data.source == "sample":
+        command = f"{SCRIPT} configs/neu_seg_cpu.toml --set data.root=/path/to/NEU-Seg"
+        return f"real images: {command}"
+    other = f"--set loss.contrast=0.1 --out {args.out}-contrast-0.1"
+    return f"other settings, kept apart: {SCRIPT} {shlex.join(args.config)} {other}"
+
+
+def _minutes_since(begun: float) -> str:
+    return f"{(time.monotonic() - begun) / 60:.1f} min"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=SCRIPT, description=f"Called by run_STAC.sh; {SCRIPT} --help says what for."
+    )
+    add = parser.add_argument
+    add("configs", nargs="*", metavar="CONFIG")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    add("--out", metavar="DIR")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--restart", action="store_true")
+    add("--called-from", default=".", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,1 @@
+"""What files of the authors' released code hold, read without running what they may carry."""

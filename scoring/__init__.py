@@ -1,0 +1,1 @@
+"""Scores of maps and masks against pixel masks, and thresholds without them."""

@@ -1,0 +1,1 @@
+"""Studies that train: each a module to run, `python -m studies.NAME`."""

@@ -139,7 +139,7 @@ def _checked(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _problem(error: Mapping[str, Any], prefix: str) -> str:
-    """Turn one of pydantic's errors into `<key>: expected <X>, got <Y>.`"""
+    """Say one of pydantic's errors as the key, what was expected and what it got."""
     context, value = error.get("ctx", {}), error["input"]
     if not error["loc"]:  # raised by the schema itself, with key and value
         return f"{context['error']}."

@@ -27,8 +27,8 @@ def unused_gpu() -> str:
         return ""
     if torch.version.cuda is None:
         return (
-            f"an NVIDIA GPU is there, but this PyTorch ({torch.__version__}) has no CUDA; install a "
-            "CUDA build of PyTorch"
+            f"an NVIDIA GPU is there, but this PyTorch ({torch.__version__}) has no CUDA; install "
+            "a CUDA build of PyTorch"
         )
     return (
         f"an NVIDIA GPU is there, but CUDA {torch.version.cuda} cannot reach it; check its driver"

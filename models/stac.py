@@ -120,8 +120,8 @@ class Stac(nn.Module):
 def pool_patches(patch_map: Tensor, scale_window: bool = True) -> Tensor:
     """Pool each class' patch logits, the highest weighted most.
 
-    The k-th highest of N values weighs POOLING_DECAY ** k. At a larger grid that window would cover a
-    smaller share of the image, so k counts in units of N / 196 patches.
+    The k-th highest of N values weighs POOLING_DECAY ** k. At a larger grid that window would
+    cover a smaller share of the image, so k counts in units of N / 196 patches.
 
     Args:
         patch_map: (B, K, h, w) logits.

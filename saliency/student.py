@@ -90,7 +90,7 @@ class StudentInputs:
                 np.save(path, self.features(record).half().numpy())
 
     def priors(self, record: Record) -> np.ndarray:
-        """Return the (K, H, W) float32 class maps of a record, zero for classes it does not carry."""
+        """Return the (K, H, W) float32 class maps of a record, zero for classes it lacks."""
         prior = read_cam(self.prior_dir / f"{record.name}.npz")
         maps = np.zeros((self.num_classes, *prior.cam.shape[1:]), np.float32)
         maps[prior.classes] = prior.cam

@@ -119,7 +119,7 @@ class DetailedScores:
         false, true, pro = (
             np.concatenate([[0], np.cumsum(row[::-1])]) for row in (background, defect, overlap)
         )
-        false_rate, true_rate = false / false[-1], true / true[-1]
+        false_rate = false / false[-1]
         f1 = 2 * true / (true + false + true[-1])
         return {
             "pixel_auroc": auroc(background, defect),

@@ -158,7 +158,7 @@ def test_every_generator_beats_chance_on_the_sample(finished, tmp_path, generato
     small = ["data.sample_train=60", f"data.root={finished}/sixty", "refinement.rounds=0"]
     small += ["saliency.backbone=resnet18", "saliency.weights=none", "saliency.block=2"]
     small += ["saliency.affinity_block=0", "saliency.image_size=160", "saliency.coreset=500"]
-    small += ['saliency.fuse=["normal", "contrast"]', "saliency.fuse_rule=first"]
+    small += ['saliency.auto=["normal", "contrast"]', "saliency.auto_rule=first"]
     settings = ["--set", *small, f"saliency.generator={generator}"]
     command = ["--config", "configs/sample.toml", "--out", str(tmp_path), "--split", "train"]
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from datasets.files import (
     write_image,
     write_saliency,
 )
-from models.checkpoint import save_checkpoint
+from runs.checkpoint import save_checkpoint
 from models.stac import build_stac
 from segmentation.networks import build_network
 
@@ -43,7 +43,7 @@ scales = [1.0, 1.5]
 batch_size = 4
 tile = 1000
 [pseudo_label]
-refine_steps = 2
+pamr_steps = 2
 [segmentation]
 encoder = "tu-mobilenetv3_small_050"
 pretrained = "none"

@@ -41,8 +41,8 @@ from datasets.files import (
 from datasets.record import Record
 from datasets.sources import Data, read_data
 from losses.pixel_contrast import pixel_contrast_loss
-from metrics import ConfusionMatrix, ThresholdSweep
-from models.checkpoint import load_checkpoint
+from scoring.confusion import ConfusionMatrix, ThresholdSweep
+from runs.checkpoint import load_checkpoint
 from models.stac import StacOutput, build_stac
 from models.tiles import tiles_of
 from models.vit import ClassTokenViT, create_vit
@@ -607,7 +607,7 @@ def test_fault_12_map_ranks_all_images_of_a_class(labels, scores, expected, monk
 
 def test_fault_13_images_and_labels_alone_become_pseudo_labels(run):
     for stage in (make_saliency, train_stac, make_cams, make_pseudo_labels):
-        changes = ["train.max_steps=1", "pseudo_label.refine_steps=1"]
+        changes = ["train.max_steps=1", "pseudo_label.pamr_steps=1"]
         stage.main(flags(run.root, "bare", *changes))
     for record in run.data.split("train"):
         assert record.mask is None  # taken away before the first stage

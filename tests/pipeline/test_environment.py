@@ -1,0 +1,184 @@
+"""The set-up that run_STAC.sh and run_tests.sh share."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import packaging
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE_IT = 'set -euo pipefail; source ./setup_environment.sh; echo "python=$python"'
+WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """Return a folder with the set-up and a requirement that only a wheel in `wheels` satisfies."""
+    folder = tmp_path / "a checkout"
+    (folder / "wheels").mkdir(parents=True)
+    for name in ("setup_environment.sh", "check_requirements.py"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "requirements.txt").write_text("# none on any index\nstac-dummy>=1.5\npackaging\n")
+    return folder
+
+
+def set_up(checkout, python=sys.executable):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "wheels", "PIP_CONFIG_FILE": os.devnull}
+    return subprocess.run(
+        ["bash", "-c", SOURCE_IT],
+        cwd=checkout,
+        env=environment | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def metadata(name, version):
+    return f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
+
+
+def write_wheel(folder, name, version, package=None):
+    """Write a wheel of one package folder, or of none."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path in sorted(package.glob("**/*.py")) if package else ():
+            wheel.write(path, path.relative_to(package.parent))
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def fake_python(path, *refused):
+    """Write an interpreter that fails for -c code with one of the given words."""
+    cases = "\n".join(f'[[ "$*" != *"{word}"* ]] || exit 1' for word in refused)
+    path.write_text(f'#!/usr/bin/env bash\n{cases}\nexec {sys.executable!r} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def check(tmp_path, requirements, **versions):
+    """Check requirements against an environment that has just packaging and these versions."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "packaging").symlink_to(Path(packaging.__file__).parent)
+    for name, version in versions.items():
+        info = site / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(metadata(name, version))
+    return run_check(tmp_path, requirements, site)
+
+
+def run_check(tmp_path, requirements, site):
+    path = tmp_path / "requirements.txt"
+    path.write_text(requirements)
+    run = subprocess.run(
+        [sys.executable, "-S", ROOT / "check_requirements.py", path],
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    return run.returncode, run.stdout
+
+
+def test_satisfied_requirements_pass_silently(tmp_path):
+    requirements = "# a comment\n\nstac-a>=2.9  # why\nStac.B>=2.6\nstac-c>=0.9\n"
+
+    found = check(tmp_path, requirements, stac_a="2.10", stac_b="2.6.0+cpu", stac_c="1.0rc1")
+    assert found == (0, "")
+
+
+def test_missing_and_old_requirements_are_all_named(tmp_path):
+    requirements = "stac-a>=2.10\nstac-b>=1.0\nstac-none\n"
+
+    found = check(tmp_path, requirements, stac_a="2.9", stac_b="1.0")
+    assert found == (1, "lacks stac-a>=2.10 (has 2.9), stac-none (has none)\n")
+
+
+@pytest.mark.parametrize(("version", "code"), [("4.8", 0), ("4.7", 1)])
+def test_another_build_of_opencv_counts_by_its_version(tmp_path, version, code):
+    assert check(tmp_path, "opencv-python-headless>=4.8\n", opencv_python=version)[0] == code
+
+
+def test_a_python_without_packaging_does_not_count(tmp_path):
+    assert run_check(tmp_path, "", tmp_path) == (1, "lacks packaging\n")
+
+
+def test_the_shipped_requirements_have_lower_bounds_that_can_be_read(tmp_path):
+    requirements = (ROOT / "requirements.txt").read_text()
+    names = [line.split(">=")[0] for line in requirements.splitlines() if ">=" in line]
+
+    assert {"torch", "timm", "pytest", "ruff", "packaging"} <= set(names)
+    code, printed = check(tmp_path, requirements.replace(">=", ">=9999."))
+    assert code == 1
+    assert all(f"{name}>=9999." in printed for name in names)
+
+
+def test_an_active_python_that_satisfies_all_is_taken(checkout):
+    (checkout / "requirements.txt").write_text("packaging\n")
+
+    run = set_up(checkout)
+    assert (run.returncode, run.stdout) == (0, f"python={sys.executable}\n"), run.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_failed_install_is_told_and_the_next_call_completes_it(checkout):
+    failed = set_up(checkout)
+    assert failed.returncode == 1
+    assert "No matching distribution found for stac-dummy" in failed.stderr
+    assert f"{checkout}/.venv/pip.log" in failed.stderr
+    assert "expected a complete environment, the installation failed" in failed.stderr
+    assert "python=" not in failed.stdout
+
+    write_wheel(checkout / "wheels", "stac_dummy", "1.5")
+    write_wheel(checkout / "wheels", "packaging", "99.0", Path(packaging.__file__).parent)
+    completed = set_up(checkout)
+    assert completed.returncode == 0, completed.stderr
+    assert "lacks stac-dummy>=1.5 (has none)" in completed.stdout
+    assert completed.stdout.endswith(f"python={checkout}/.venv/bin/python\n")
+
+    log_time = (checkout / ".venv/pip.log").stat().st_mtime_ns
+    again = set_up(checkout)
+    assert again.stdout == f"python={checkout}/.venv/bin/python\n"
+    assert (checkout / ".venv/pip.log").stat().st_mtime_ns == log_time
+
+    write_wheel(checkout / "wheels", "stac_dummy", "2.0")
+    (checkout / "requirements.txt").write_text("stac-dummy>=2.0\npackaging\n")
+    upgraded = set_up(checkout)
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert [*checkout.glob(".venv/lib/*/site-packages/stac_dummy-2.0.dist-info")]
+
+
+def test_a_python_that_is_too_old_is_refused(checkout, tmp_path):
+    old = fake_python(tmp_path / "python3", "sys.version_info")
+
+    run = set_up(checkout, old)
+    assert run.returncode == 1
+    assert f"error: {old}: expected Python 3.11 or newer, got Python 3." in run.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_python_without_the_venv_module_names_the_package(checkout, tmp_path):
+    bare = fake_python(tmp_path / "python3", "import ensurepip")
+
+    run = set_up(checkout, bare)
+    assert run.returncode == 1
+    assert f"error: {bare}: expected the venv module, found none." in run.stderr
+    assert "sudo apt-get install python3-venv" in run.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_run_tests_explains_itself_without_setting_up():
+    run = subprocess.run(
+        ["bash", ROOT / "run_tests.sh", "--help"], capture_output=True, text=True, check=True
+    )
+
+    assert run.stdout.startswith("usage: bash run_tests.sh [PYTEST ARGUMENT ...]")

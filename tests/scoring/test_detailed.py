@@ -1,0 +1,136 @@
+"""Scores for inspection, against figures worked out by hand and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
+
+from scoring.detailed import DetailedScores, area_up_to, border_counts, miou_interval
+
+
+def square(size, top, left, side, value=1):
+    mask = np.zeros((size, size), np.uint8)
+    mask[top : top + side, left : left + side] = value
+    return mask
+
+
+def test_dice_accuracy_and_false_alarms_by_hand():
+    counted = DetailedScores(2)
+    truth = np.array([[0, 1, 1, 2]], np.uint8)
+    counted.update(truth, np.array([[0, 1, 2, 2]], np.uint8))
+    counted.update(np.zeros((3, 5), np.uint8), np.array([[1, 0, 0, 0, 2]] * 3, np.uint8))
+    counted.update(np.zeros((3, 5), np.uint8), np.zeros((3, 5), np.uint8))
+    scores = counted.scores(rounds=10)
+
+    # Class 1: one hit; 2 in truth, 1 + 3 predicted. Class 2: one hit; 1 in truth, 2 + 3 predicted.
+    assert scores["dice"][1:] == pytest.approx([100 * 2 / 6, 100 * 2 / 6])
+    assert scores["dice"][0] == pytest.approx(100 * 2 * 25 / (31 + 25))
+    assert scores["pixel_accuracy"] == pytest.approx(100 * 27 / 34)
+    assert scores["false_alarms"] == 1.0  # two regions in one image, none in the other
+    assert "aupro" not in scores
+
+
+def test_dice_equals_the_f1_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, found = rng.integers(0, 4, (2, 40, 30)).astype(np.uint8)
+    counted = DetailedScores(3)
+    counted.update(truth, found)
+    wanted = 100 * f1_score(truth.ravel(), found.ravel(), average=None)
+    np.testing.assert_allclose(counted.scores(rounds=2)["dice"], wanted)
+
+
+@pytest.mark.parametrize(("shift", "near"), [(0, 36), (2, 36), (3, 14 + 2)])
+def test_borders_up_to_two_pixels_away_count(shift, near):
+    truth, found = square(30, 8, 8, 10) > 0, square(30, 8, 8 + shift, 10) > 0
+    hits, num_found, reached, num_true = border_counts(found, truth, tolerance=2)
+    assert (num_found, num_true) == (36, 36)
+    assert hits == reached  # the shift is symmetric
+    if shift < 3:
+        assert hits == near
+    else:
+        rows, columns = np.nonzero(square(30, 8, 11, 10) & ~square(30, 9, 12, 8))
+        ring = np.argwhere((square(30, 8, 8, 10) & ~square(30, 9, 9, 8)) > 0)
+        points = np.stack([rows, columns], axis=1)
+        distance = np.linalg.norm(points[:, None] - ring[None], axis=-1).min(axis=1)
+        assert hits == (distance <= 2).sum() < 36
+
+
+def test_the_image_edge_is_no_border_and_a_missing_class_no_number():
+    whole = np.ones((6, 6), bool)
+    assert border_counts(whole, whole, 2).tolist() == [0, 0, 0, 0]
+    counted = DetailedScores(2)
+    counted.update(square(9, 2, 2, 4), square(9, 2, 2, 4))
+    first, second = counted.scores(rounds=2)["boundary_f1"]
+    assert first == 100 and second is None
+
+
+def test_a_class_found_only_where_it_is_not_has_border_score_zero():
+    counted = DetailedScores(1)
+    counted.update(square(20, 1, 1, 4), square(20, 12, 12, 4))
+    assert counted.scores(rounds=2)["boundary_f1"] == [0.0]
+
+
+def test_map_scores_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    counted, truths, maps = DetailedScores(1), [], []
+    for i in range(6):
+        truth = square(24, 3, 4, 8) if i % 2 else np.zeros((24, 24), np.uint8)
+        score_map = np.clip(rng.random((24, 24)) * 0.7 + 0.2 * truth, 0, 1).round(3)
+        truth[0, 0] = 255
+        counted.update(truth, (score_map > 0.5).astype(np.uint8), score_map)
+        truths.append(truth)
+        maps.append(score_map)
+    scores = counted.scores(rounds=2)
+
+    known = np.concatenate([t.ravel() for t in truths]) != 255
+    flat = np.concatenate([t.ravel() for t in truths])[known] == 1
+    values = np.concatenate([m.ravel() for m in maps])[known]
+    assert scores["pixel_auroc"] == pytest.approx(100 * roc_auc_score(flat, values))
+    precision, recall, _ = precision_recall_curve(flat, values)
+    best = (2 * precision * recall / (precision + recall)).max()
+    assert scores["max_f1"] == pytest.approx(100 * best)
+    defective = [(t == 1).any() for t in truths]
+    wanted = 100 * roc_auc_score(defective, [m.max() for m in maps])
+    assert scores["image_auroc"] == pytest.approx(wanted)
+
+
+def test_aupro_weighs_a_small_region_like_a_large_one():
+    truth = np.zeros((10, 20), np.uint8)
+    truth[:4, :10], truth[8, 15] = 1, 1  # 40 pixels and 1 pixel
+    score_map = np.where(truth == 1, 1.0, 0.0)
+    score_map[8, 15] = 0.0  # the small one is found with all of the background alone
+    counted = DetailedScores(1)
+    counted.update(truth, truth, score_map)
+    # PRO is 1/2 from the start and rises to 1 in a straight line; at 0.3 it is 0.65.
+    assert counted.scores(rounds=2)["aupro"] == pytest.approx(100 * (0.5 + 0.65) / 2)
+
+
+def test_area_up_to_cuts_between_points():
+    x, y = np.array([0.0, 0.2, 1.0]), np.array([0.0, 1.0, 1.0])
+    assert area_up_to(x, y, 0.1) == pytest.approx(0.25)
+    assert area_up_to(x, y, 0.4) == pytest.approx((0.1 + 0.2) / 0.4)
+
+
+def test_bootstrap_interval_holds_the_value_and_shrinks_with_images():
+    rng = np.random.default_rng(2)
+    confusions = rng.integers(0, 50, (200, 2, 2)) + np.diag([300, 60])
+    few, many = (miou_interval(confusions[:n], 300, seed=0) for n in (10, 200))
+    total = confusions.sum(axis=0)
+    union = total.sum(0) + total.sum(1) - np.diag(total)
+    assert many[0] < 100 * (np.diag(total) / union).mean() < many[1]
+    assert many[1] - many[0] < (few[1] - few[0]) / 2
+    assert miou_interval(confusions[:10], 300, seed=0) == few
+    same = np.repeat(confusions[:1], 5, axis=0)
+    assert np.ptp(miou_interval(same, 20, seed=0)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1.5, -0.1])
+def test_map_values_out_of_range_are_refused(bad):
+    mask = np.zeros((4, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"expected map values in \[0, 1\]"):
+        DetailedScores(1).update(mask, mask, np.full((4, 4), bad))
+
+
+def test_a_map_of_another_size_is_refused():
+    mask = np.zeros((4, 4), np.uint8)
+    with pytest.raises(ValueError, match="expected a map of"):
+        DetailedScores(1).update(mask, mask, np.zeros((4, 5)))

@@ -1,0 +1,140 @@
+"""Exported files say what PyTorch says, at any size and batch; others are not kept."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import export
+from configs import from_dict, to_dict
+from datasets.files import write_image
+from runs.checkpoint import save_checkpoint
+from models.stac import build_stac
+from segmentation.networks import build_network
+
+CLASSES = ["inclusion", "patches"]
+
+
+def write_run(out, backbone, encoder, network, cam_type="fused"):
+    """Write untrained checkpoints of both stages."""
+    train = {"backbone": backbone, "pretrained": "none", "depth": 2, "image_size": [32, 32]}
+    train |= {"projection_width": 8, "attention_layers": 1}
+    train |= {"pixel_block": int(cam_type == "pixel")}
+    segmentation = {"network": network, "encoder": encoder, "pretrained": "none"}
+    segmentation |= {"image_size": [64, 64]}
+    config = to_dict(
+        from_dict({"train": train, "segmentation": segmentation, "cam": {"types": [cam_type]}})
+    )
+    content = {"config": config, "class_names": CLASSES, "progress": {}}
+    content |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    torch.manual_seed(0)
+    stac = build_stac(config["train"], len(CLASSES), "none")
+    save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
+    model = build_network(network, encoder, "none", len(CLASSES) + 1)
+    save_checkpoint(out / "segmentation/best.pt", content | {"model": model.state_dict()})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (50, 70)), ("b.png", (64, 64)), ("c.png", (33, 40))):
+        write_image(root / name, rng.integers(0, 255, (*size, 3), np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, photos):
+    """Export a run whose encoder pads by the size of the image."""
+    run = tmp_path_factory.mktemp("run")
+    write_run(run, "deit_tiny_patch16_224", "tu-tf_efficientnet_lite0", "deeplabv3plus")
+    export.main([str(photos), "--run", str(run)])
+    return run
+
+
+def test_all_four_files_are_written_and_nothing_else(exported):
+    names = sorted(path.name for path in (exported / "exported").iterdir())
+    assert names == ["localiser.onnx", "localiser.pt2", "segmentation.onnx", "segmentation.pt2"]
+
+
+def test_onnx_takes_any_batch_and_size_and_agrees_with_the_program(exported):
+    torch.manual_seed(1)
+    for name, sizes in (
+        ("segmentation", ((1, 64, 64), (3, 96, 160), (5, 32, 48))),
+        ("localiser", ((1, 32, 32), (3, 64, 48), (2, 96, 32))),
+    ):
+        folder = exported / "exported"
+        session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+        module = torch.export.load(folder / f"{name}.pt2").module()
+        for batch, height, width in sizes:
+            images = torch.randn(batch, 3, height, width)
+            wanted = export._as_tuple(module(images))
+            for got, want in zip(session.run(None, {"image": images.numpy()}), wanted, strict=True):
+                np.testing.assert_allclose(got, want.detach().numpy(), atol=1e-4)
+            first = (batch, 3, height, width) if name == "segmentation" else (batch, 2)
+            assert wanted[0].shape[: len(first)] == first
+
+
+def test_metadata_tell_how_the_model_is_used(exported):
+    for name in ("segmentation", "localiser"):
+        folder = exported / "exported"
+        props = onnx.load(folder / f"{name}.onnx").metadata_props
+        found = {p.key: p.value for p in props}
+        assert json.loads(found["class_names"]) == CLASSES
+        assert json.loads(found["mean"]) == [0.4, 0.5, 0.6]
+        assert json.loads(found["multiple_of"]) == [16, 16]
+        extra = {"metadata.json": ""}
+        torch.export.load(folder / f"{name}.pt2", extra_files=extra)
+        content = json.loads(extra["metadata.json"])
+        assert content["std"] == [0.2, 0.3, 0.4]
+        assert content["image_size"] == ([64, 64] if name == "segmentation" else [32, 32])
+        assert ("thresholds" in content) == (name == "localiser")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "encoder", "network", "form", "cam_type"),
+    [
+        ("vit_small_patch14_dinov2", "tu-resnet10t", "unet", "onnx", "pixel"),
+        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch", "pixel"),
+        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch", "attention"),
+    ],
+)
+def test_other_models_are_exported(
+    tmp_path, photos, backbone, encoder, network, form, cam_type, capsys
+):
+    write_run(tmp_path, backbone, encoder, network, cam_type)
+    export.main([str(photos / "a.png"), "--run", str(tmp_path), "--format", form])
+    assert capsys.readouterr().out.count("differs from PyTorch by at most") == 2
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, photos, monkeypatch):
+    write_run(tmp_path, "deit_tiny_patch16_224", "tu-resnet10t", "deeplabv3plus")
+
+    def differing(one, program, path):
+        run_file = export.write_program(one, program, path)
+        return lambda batch: tuple(x + 0.01 for x in run_file(batch))
+
+    monkeypatch.setitem(export.WRITERS, "torch", differing)
+    with pytest.raises(ValueError, match="differ by up to 1.00e-02"):
+        export.main([str(photos), "--run", str(tmp_path), "--format", "torch"])
+    assert list((tmp_path / "exported").iterdir()) == []
+
+
+def test_no_pictures_is_a_clear_error(tmp_path):
+    write_run(tmp_path, "deit_tiny_patch16_224", "tu-resnet10t", "unet")
+    with pytest.raises(FileNotFoundError, match="expected a picture"):
+        export.main([str(tmp_path / "none"), "--run", str(tmp_path)])
+
+
+def test_what_cannot_be_exported_is_a_clear_error(tmp_path, photos, monkeypatch):
+    write_run(tmp_path, "deit_tiny_patch16_224", "tu-resnet10t", "unet")
+
+    def failing(one, program, path):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setitem(export.WRITERS, "onnx", failing)
+    with pytest.raises(ValueError, match="got: no such operator Nothing was written"):
+        export.main([str(photos), "--run", str(tmp_path), "--format", "onnx"])

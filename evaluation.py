@@ -31,7 +31,7 @@ from typing import Any
 
 from configs import Config
 from configs.command_line import run_stage, stage_parser
-from configs.schema import CAM_TYPES, LABEL_ORIGINS, SPLITS
+from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from datasets.record import Record
 from runs.folder import KINDS, Run, SaliencyMeta, open_run, read_meta
 from runs.results import append_results, origin, results_table, write_results_csv

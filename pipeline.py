@@ -34,79 +34,56 @@ class Stage(NamedTuple):
     Attributes:
         name: of the stage, as messages and marks have it.
         module: that is run with python -m.
-        flags: that it is given beside the config and the run folder.
         reads: what it takes, for messages.
-        writes: folders of the run that are its own.
+        writes: what is its own in the run folder, the main folder first.
         sections: of the config that its files depend on, beside those of earlier stages.
         kind: as evaluation.py scores its files, or None.
-        splits: that are scored: "both" the training and the evaluation split, or "eval".
     """
 
     name: str
     module: str
-    flags: tuple[str, ...]
     reads: str
     writes: tuple[str, ...]
     sections: tuple[str, ...]
     kind: str | None = None
-    splits: str = "both"
 
 
 STAGES = (
     Stage(
-        name="saliency",
-        module="make_saliency",
-        flags=(),
-        reads="images, image labels",
-        writes=("saliency",),
-        sections=("data", "saliency", "refinement"),
-        kind="saliency",
+        "saliency",
+        "make_saliency",
+        "images, image labels",
+        ("saliency",),
+        ("data", "saliency", "refinement"),
+        "saliency",
+    ),
+    Stage("train", "train_stac", "images, image labels, saliency/", ("stac",), ("train", "loss")),
+    Stage("cams", "make_cams", "images, stac/", ("cams",), ("cam",), "cam"),
+    Stage(
+        "pseudo_labels",
+        "make_pseudo_labels",
+        "images, cams/",
+        ("pseudo_labels", "thresholds.json"),
+        ("pseudo_label",),
+        "pseudo_label",
     ),
     Stage(
-        name="train",
-        module="train_stac",
-        flags=("--resume",),
-        reads="images, image labels, saliency/",
-        writes=("stac",),
-        sections=("train", "loss"),
+        "segmentation",
+        "segmentation.train",
+        "images, pseudo_labels/",
+        ("segmentation",),
+        ("segmentation",),
     ),
     Stage(
-        name="cams",
-        module="make_cams",
-        flags=(),
-        reads="images, stac/",
-        writes=("cams",),
-        sections=("cam",),
-        kind="cam",
-    ),
-    Stage(
-        name="pseudo_labels",
-        module="make_pseudo_labels",
-        flags=(),
-        reads="images, cams/",
-        writes=("pseudo_labels", "thresholds.json"),
-        sections=("pseudo_label",),
-        kind="pseudo_label",
-    ),
-    Stage(
-        name="segmentation",
-        module="segmentation.train",
-        flags=("--resume",),
-        reads="images, pseudo_labels/",
-        writes=("segmentation",),
-        sections=("segmentation",),
-    ),
-    Stage(
-        name="predictions",
-        module="segmentation.infer",
-        flags=(),
-        reads="images, segmentation/",
-        writes=("predictions",),
-        sections=(),
-        kind="segmentation",
-        splits="eval",
+        "predictions",
+        "segmentation.infer",
+        "images, segmentation/",
+        ("predictions",),
+        (),
+        "segmentation",
     ),
 )
+RESUMED = ("train", "segmentation")  # stages that go on where they were with --resume
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -180,7 +157,7 @@ def sections_of(stage: Stage) -> list[str]:
 
 def commands(stage: Stage, config: Config) -> Iterator[list[str]]:
     """Give the words of each call of a stage: itself, then what scores it."""
-    yield ["-m", stage.module, *stage.flags]
+    yield ["-m", stage.module, *(["--resume"] if stage.name in RESUMED else [])]
     if stage.kind is None:
         return
     score = ["evaluation.py", "--kind", stage.kind]
@@ -193,7 +170,7 @@ def commands(stage: Stage, config: Config) -> Iterator[list[str]]:
         if "given" in config.cam.labels and eval_split != "train":
             yield [*score, "--labels", "given", "--split", "train"]
         return
-    splits = ["train", eval_split] if stage.splits == "both" else [eval_split]
+    splits = [eval_split] if stage is STAGES[-1] else ["train", eval_split]
     for split in dict.fromkeys(splits):
         yield [*score, "--split", split]
 

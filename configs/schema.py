@@ -1,42 +1,30 @@
 """Every setting of a run: one frozen dataclass per section, checked by pydantic when it is made.
 
 The string below a field is its documentation: `python -m configs --explain KEY` prints it, and
-docs/settings.md is made of all of them. Constants that no measurement defends as a setting stand in
-the module that uses them.
+docs/settings.md is made of all of them. Constants stand in the module that uses them.
 """
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-Split = Literal["train", "val", "test"]
-CamType = Literal["patchcam", "attention", "fused", "pixel"]
-LabelOrigin = Literal["given", "predicted"]
-Amp = Literal["auto", "bf16", "fp16", "off"]
-Generator = Literal["contrast", "feature", "normal", "variation", "external", "auto"]
-Source = Literal["sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv"]
-SPLITS, CAM_TYPES, LABEL_ORIGINS = map(get_args, (Split, CamType, LabelOrigin))
-
-CHECKED = ConfigDict(
-    strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True
+from configs.fields import (
+    Amp,
+    BelowOne,
+    CamType,
+    Count,
+    Generator,
+    LabelOrigin,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    Side,
+    Size,
+    Source,
+    Split,
+    Weight,
 )
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Length = Annotated[int, Field(ge=16)]
-Size = tuple[Length, Length]
-
-
-def _side(value: int) -> int:
-    if 0 < value < 32:
-        raise ValueError("0 (off) or 32 or more pixels")
-    return value
-
-
-Side = Annotated[Count, AfterValidator(_side)]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -65,7 +53,7 @@ class DataConfig:
     """Training images that the sample source writes."""
     sample_test: PositiveInt = 100
     """Test images that the sample source writes."""
-    test_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    test_share: BelowOne = 0.3
     """Test share of a release without an official split; 0 = all of it is train."""
     train_list: str = ""
     """mtd, authors: text file with one name a line; voc: that, or a list of its ImageSets such as
@@ -115,8 +103,7 @@ class SaliencyConfig:
     image_size: Annotated[int, Field(ge=32)] = 448
     """feature, normal, variation: images keep their aspect at the area of this square, pixels."""
     pamr_steps: Count = 0
-    """Iterations of PAMR on the maps of the generator; 0 = off. Maps of patches (normal, variation)
-    end where patches do, not where defects do."""
+    """Iterations of PAMR on the generator's maps, which else end where patches do; 0 = off."""
     empty_defect_free: bool = True
     """Maps of defect-free images become all zero."""
 
@@ -152,13 +139,13 @@ class TrainConfig:
     num_heads: Count = 0
     """Attention heads; 0 = the backbone's own. The released code ran 8 on 6-head weights."""
     frozen_blocks: Count = 0
-    """The patch embedding and so many first blocks keep their weights and run on one class token,
-    as they were pretrained; it is repeated per class after them. The paper has 0."""
+    """The patch embedding and so many first blocks keep their weights and run on one class token
+    as pretrained, which is repeated per class after them; the paper has 0."""
     image_size: Size = (224, 224)
     """(H, W) in pixels; resized up to whole patches."""
     crop: Side = 0
-    """Side in pixels of random crops of the native image, each brought to train.image_size;
-    saliency decides whether a crop keeps the labels of its image. 0 = whole images."""
+    """Side in pixels of random crops of the native image, each brought to train.image_size (labels
+    by the rule of datasets/crops.py); 0 = whole images."""
     epochs: PositiveInt = 80
     """Passes over the training images."""
     max_steps: Count = 0
@@ -171,7 +158,7 @@ class TrainConfig:
     """Multiplies the rate of heads and class tokens."""
     warmup_epochs: Weight = 5.0
     """Epochs in which the rate rises; at most half of the steps."""
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    drop_path: BelowOne = 0.1
     """Stochastic depth of the last block."""
     scale_pooling: bool = True
     """The window of the patch pooling is a share of the grid (paper: a number of patches)."""
@@ -183,9 +170,9 @@ class TrainConfig:
     """The online segmentation head reads the patch tokens after this block (docs/method.md, E);
     0 = no head, as in the paper."""
     head_padding: Literal["zeros", "replicate"] = "zeros"
-    """What the heads' 3 x 3 convolutions see past the border: zeros (paper), which lift the corners
-    of a map whose logits are negative there, or the border itself."""
-    balance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What the heads' 3 x 3 convolutions see past the border: zeros (paper) lift the corners of a
+    map whose logits are negative there; or the border itself."""
+    balance: BelowOne = 0.0
     """List defective images until they are about this share; 0 = each image once."""
     amp: Amp = "auto"
     """Autocast; auto: bf16 where the device multiplies it, else fp16 on a GPU, off on a CPU."""
@@ -283,10 +270,10 @@ class SegmentationConfig:
     """The second stage: a segmentation network trained on the pseudo labels."""
 
     network: Literal["deeplabv3plus", "deeplabv3", "segformer", "unet"] = "deeplabv3plus"
-    """deeplabv3 is torchvision's, the others are of segmentation_models_pytorch."""
+    """deeplabv3 is torchvision's, the others are those of segmentation_models_pytorch."""
     encoder: str = "efficientnet-b0"
-    """Any encoder of segmentation_models_pytorch (mit_b0 to mit_b5 suit segformer), tu-<name> for
-    one of timm; resnet50 or resnet101 with deeplabv3."""
+    """Any of segmentation_models_pytorch (segformer: mit_b0 to mit_b5), tu-<name> for one of timm;
+    deeplabv3: resnet50 or resnet101."""
     pretrained: str = "imagenet"
     """imagenet (local file or download), none, or a weights file of the encoder."""
     image_size: Size = (224, 224)
@@ -301,7 +288,7 @@ class SegmentationConfig:
     """Peak rate."""
     warmup_epochs: Weight = 2.0
     """Epochs in which the rate rises; at most half of the steps."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: BelowOne = 0.0
     """Decay of the averaged weights that are validated and kept; 0 = off."""
     copy_paste: Share = 0.0
     """Probability that an image is given the defects of another one; 0 = off."""
@@ -344,9 +331,8 @@ class Config:
             )
         if has_head and not self.loss.pixel:
             raise ValueError(
-                "loss.pixel: expected a weight above 0 where train.pixel_block builds the online "
-                "segmentation head, got 0: its maps would come from random weights. Set "
-                "train.pixel_block=0 to leave the head out"
+                "loss.pixel: expected a weight above 0 where train.pixel_block builds a head, got "
+                "0: its maps would be random. Set train.pixel_block=0 to leave the head out"
             )
         if self.pseudo_label.cam_type not in self.cam.types:
             raise ValueError(

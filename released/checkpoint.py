@@ -14,6 +14,15 @@ BACKBONES = {  # width: timm name
 }
 NEEDED = ("cls_token", "pos_embed_cls", "pos_embed_pat", "head.weight", "representation.0.weight")
 ENCODER = ("cls_token", "pos_embed_", "patch_embed.", "blocks.")
+# What the released code always does, by keys of a config's section train.
+RELEASED_SETTINGS = {
+    "scale_pooling": False,
+    "head_padding": "zeros",
+    "frozen_blocks": 0,
+    "pixel_block": 0,  # the online segmentation head is not of the released code
+    "crop": 0,
+    "amp": "off",
+}
 LAST_NORM = "norm."  # in the file, but the method takes the last tokens as they are
 
 
@@ -53,6 +62,20 @@ def convert_released(
             f"got width {width} and {state['pos_embed_pat'].shape[1]} patches."
         )
     patch_size = state["patch_embed.proj.weight"].shape[-1]
+    settings = {
+        "backbone": BACKBONES[width],
+        "pretrained": "none",
+        "patch_size": patch_size,
+        "depth": 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks.")),
+        "image_size": (side * patch_size, side * patch_size),
+        "projection_width": state["representation.0.weight"].shape[0],
+        **RELEASED_SETTINGS,
+    }
+    return _renamed(state, path), settings
+
+
+def _renamed(state: dict[str, Tensor], path: str) -> dict[str, Tensor]:
+    """Return the weights under the names of `models.stac.Stac`."""
     weights, foreign = {}, []
     for name, value in state.items():
         if name.startswith(ENCODER):
@@ -68,18 +91,4 @@ def convert_released(
             f"{path}: expected weights of the released localiser, {len(foreign)} have no place "
             f"({', '.join(foreign[:5])})."
         )
-    settings = {
-        "backbone": BACKBONES[width],
-        "pretrained": "none",
-        "patch_size": patch_size,
-        "depth": 1 + max(int(n.split(".")[1]) for n in state if n.startswith("blocks.")),
-        "image_size": (side * patch_size, side * patch_size),
-        "projection_width": state["representation.0.weight"].shape[0],
-        "scale_pooling": False,
-        "head_padding": "zeros",
-        "frozen_blocks": 0,
-        "pixel_block": 0,  # the online segmentation head is not of the released code
-        "crop": 0,
-        "amp": "off",
-    }
-    return weights, settings
+    return weights

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import fingerprint
-from configs.schema import SPLITS
+from configs.fields import SPLITS
 from datasets.files import write_csv
 from runs.folder import KINDS, Run
 from scoring.lines import percent

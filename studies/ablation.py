@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from configs import Config, fingerprint, load
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
-from configs.schema import CAM_TYPES
+from configs.fields import CAM_TYPES
 
 VARIANTS = ("base", "contrast", "saliency", "full")
 RULES = ("agreement", "oracle")

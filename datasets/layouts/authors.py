@@ -10,6 +10,7 @@ from datasets.layouts.common import Layout, find_file, if_there, listing, refuse
 from datasets.record import Record
 from released.arrays import read_released_labels, read_released_list
 
+MASKS = ("SegmentationMASK", "SegmentationClass")  # folders; the first that is there
 ABSENT = 0.1  # label values up to this belong to absent classes ("soft" label files)
 
 
@@ -18,8 +19,7 @@ def read_authors(
 ) -> Layout:
     """Read `JPEGImages`, `SegmentationMASK` (or `SegmentationClass`) and `cls_labels*.npy`.
 
-    The saliency maps of `SALmapsALL` are no part of a record: saliency.generator "external" with
-    saliency.folder, or make_saliency.py --from-dir, takes them.
+    The saliency maps of `SALmapsALL` are read by make_saliency.py --from-dir.
 
     Args:
         root: folder that holds JPEGImages.
@@ -37,7 +37,7 @@ def read_authors(
     if not images_dir.is_dir():
         raise FileNotFoundError(
             f"{images_dir}: expected the images, found {listing(root)}. Set data.root to the "
-            "folder that holds it, and data.prefix where its name has one."
+            "folder that holds it, and data.prefix where it has one."
         )
     labels_path = _labels_path(root, table)
     labels = {_bare(name): label for name, label in read_released_labels(labels_path).items()}
@@ -49,7 +49,7 @@ def read_authors(
             "Correct data.classes."
         )
     images = {p.stem: p for p in images_dir.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
-    mask_dirs = [root / f"{prefix}{kind}" for kind in ("SegmentationMASK", "SegmentationClass")]
+    mask_dirs = [root / f"{prefix}{kind}" for kind in MASKS]
     mask_dir = next((folder for folder in mask_dirs if folder.is_dir()), mask_dirs[0])
     splits = {}
     for split, given in lists.items():

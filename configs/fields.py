@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 Split = Literal["train", "val", "test"]
 CamType = Literal["patchcam", "attention", "fused", "pixel"]
@@ -12,7 +12,9 @@ Generator = Literal["contrast", "feature", "normal", "variation", "external", "a
 Source = Literal["sample", "neu_seg", "mtd", "dagm", "mvtec", "voc", "authors", "folder", "csv"]
 SPLITS, CAM_TYPES, LABEL_ORIGINS = map(get_args, (Split, CamType, LabelOrigin))
 
-CHECKED = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+CHECKED = ConfigDict(
+    strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True
+)
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from configs.fields import (
+    CHECKED,
     Amp,
     BelowOne,
     CamType,

@@ -1,6 +1,6 @@
-"""Say which lines of a requirements file the running Python does not satisfy.
+"""Say which lines of requirements files the running Python does not satisfy.
 
-    python check_requirements.py requirements.txt
+    python check_requirements.py requirements.txt requirements-dev.txt
 
 Reads installed versions only and imports none of the packages, so it takes a moment. Exit code 0
 if all are satisfied; else 1, with one line on standard output.
@@ -22,7 +22,8 @@ EQUIVALENTS = {
         "opencv-python",
         "opencv-contrib-python",
         "opencv-contrib-python-headless",
-    )
+    ),
+    "onnxruntime": ("onnxruntime-gpu",),
 }
 
 
@@ -30,10 +31,10 @@ def unmet(requirements_path: Path) -> list[str]:
     """Return the requirements that are missing or of a wrong version, each with what is there."""
     lines = requirements_path.read_text(encoding="utf-8").splitlines()
     wanted = [line.split("#")[0].strip() for line in lines]
-    found = [(line, _installed(Requirement(line))) for line in wanted if line]
+    installed = [(line, _installed(Requirement(line))) for line in wanted if line]
     return [
         f"{line} (has {there or 'none'})"
-        for line, there in found
+        for line, there in installed
         if not there or not Requirement(line).specifier.contains(there, prereleases=True)
     ]
 
@@ -48,7 +49,7 @@ def _installed(requirement: Requirement) -> str | None:
 
 
 if __name__ == "__main__":
-    missing = unmet(Path(sys.argv[1]))
+    missing = [line for path in sys.argv[1:] for line in unmet(Path(path))]
     if missing:
         print("lacks " + ", ".join(missing))
         sys.exit(1)

@@ -1,13 +1,17 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by run_STAC.sh and run_tests.sh, in bash with set -euo pipefail. Sets
+# Sourced by run_STAC.sh and run_tests.sh, in bash with set -euo pipefail. Takes
+#   requirement_files   names of files beside this one (default: requirements.txt)
+# and sets
 #   root    the folder of this file
-#   python  an interpreter that satisfies requirements.txt
+#   python  an interpreter that satisfies them
 # The active python3 (or $PYTHON) is taken if it satisfies them; else .venv, which is made, or
 # completed, here. A .venv counts only with a marker file that is written after pip succeeded.
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 venv=$root/.venv
 pip_log=$venv/pip.log
+[[ -v requirement_files ]] || requirement_files=(requirements.txt)
+requirement_paths=("${requirement_files[@]/#/$root/}")
 
 stop() {
   printf 'error: %s\n' "$*" >&2
@@ -19,12 +23,20 @@ is_new_enough() {
 }
 
 has_requirements() {
-  "$1" "$root/check_requirements.py" "$root/requirements.txt" 2>/dev/null
+  "$1" "$root/check_requirements.py" "${requirement_paths[@]}" 2>/dev/null
+}
+
+# The marker has a line "hash file" for each file of requirements that was installed.
+hashes() {
+  (cd -- "$root" && sha256sum "${requirement_files[@]}")
 }
 
 venv_is_complete() {
-  [[ $(cat "$venv/complete" 2>/dev/null) == "$(sha256sum <"$root/requirements.txt")" ]] &&
-    has_requirements "$venv/bin/python" >/dev/null
+  local line
+  while read -r line; do
+    grep -qxF -- "$line" "$venv/complete" 2>/dev/null || return 1
+  done < <(hashes)
+  has_requirements "$venv/bin/python" >/dev/null
 }
 
 # Prints the Python that .venv shall be made with.
@@ -55,18 +67,18 @@ pip_step() {
 }
 
 make_venv() {
-  local base=$1
+  local base=$1 path wanted=()
   rm -f "$venv/complete"
   : >"$pip_log"
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     rm -rf "${venv:?}"/{bin,lib,lib64,include,pyvenv.cfg}
     pip_step "$base" -m venv "$venv"
   fi
-  pip_step "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
-    -r "$root/requirements.txt"
+  for path in "${requirement_paths[@]}"; do wanted+=(-r "$path"); done
+  pip_step "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "${wanted[@]}"
   has_requirements "$venv/bin/python" ||
-    stop "$venv: expected all of requirements.txt after the installation. See $pip_log."
-  sha256sum <"$root/requirements.txt" >"$venv/complete"
+    stop "$venv: expected all of ${requirement_files[*]} after the installation. See $pip_log."
+  hashes >"$venv/complete"
 }
 
 set_up() {
@@ -86,7 +98,7 @@ set_up() {
   flock --nonblock "$lock" || { echo "Waiting for another set-up of $venv"; flock "$lock"; }
   if ! venv_is_complete; then
     echo "Setting up $venv once, with $base: several GB, some minutes; progress in $pip_log"
-    echo "($active ${lacks:-cannot check requirements.txt})"
+    echo "($active ${lacks:-cannot check ${requirement_files[*]}})"
     trap 'stop "$venv: the installation was interrupted. Run the same command to continue it."' INT
     make_venv "$base"
     trap - INT

@@ -2,9 +2,11 @@ import cv2
 import numpy as np
 import pytest
 
+from saliency import contrast
 from saliency.contrast import (
     FULL_SHARE,
     MIN_IMAGES,
+    WINDOWS,
     Look,
     Residual,
     choose_windows,
@@ -16,8 +18,6 @@ from saliency.contrast import (
     skewness,
 )
 
-WINDOWS = (0.5, 0.75, 1.0)
-SETTINGS = {"blur": 0.01, "percentile": 99.9}
 DARK, BRIGHT, BOTH = (Look(side, WINDOWS) for side in ("dark", "bright", "both"))
 SIZES = [(97, 131), (131, 97), (200, 200), (33, 250), (17, 16)]
 
@@ -47,9 +47,7 @@ def inside_and_outside(saliency: np.ndarray, mask: np.ndarray) -> tuple[float, f
 @pytest.mark.parametrize(("level", "side"), [(60, "dark"), (200, "bright"), (60, "both")])
 def test_blob_lights_up_inside_and_not_outside(level, side):
     image, blob = with_blob(level)
-    inside, outside = inside_and_outside(
-        contrast_map(image, [Look(side, WINDOWS)], **SETTINGS), blob
-    )
+    inside, outside = inside_and_outside(contrast_map(image, [Look(side, WINDOWS)]), blob)
     assert inside > 0.9
     assert outside < 0.2
 
@@ -61,7 +59,7 @@ def test_bright_line_lights_up_under_uneven_light():
     line = np.zeros((height, width), bool)
     line[50:54] = True
     image[line] += 60
-    inside, outside = inside_and_outside(contrast_map(image, [BRIGHT], **SETTINGS), line)
+    inside, outside = inside_and_outside(contrast_map(image, [BRIGHT]), line)
     assert inside > 0.9
     assert outside < 0.3
 
@@ -69,8 +67,8 @@ def test_bright_line_lights_up_under_uneven_light():
 def test_the_other_side_stays_dark():
     image, blob = with_blob(60)
     image[5:15, 5:15] = 220
-    dark = contrast_map(image, [DARK], **SETTINGS)
-    bright = contrast_map(image, [BRIGHT], **SETTINGS)
+    dark = contrast_map(image, [DARK])
+    bright = contrast_map(image, [BRIGHT])
     assert dark[7:13, 7:13].max() < 0.1 < 0.9 < dark[blob].mean()
     assert bright[blob].mean() < 0.1 < 0.9 < bright[7:13, 7:13].min()
 
@@ -78,13 +76,13 @@ def test_the_other_side_stays_dark():
 def test_image_of_a_dark_and_a_bright_class_keeps_both_sides():
     image, _ = with_blob(60)
     image[5:15, 5:15] = 220
-    two_classes = contrast_map(image, [DARK, BRIGHT], **SETTINGS)
-    np.testing.assert_array_equal(two_classes, contrast_map(image, [BOTH], **SETTINGS))
+    two_classes = contrast_map(image, [DARK, BRIGHT])
+    np.testing.assert_array_equal(two_classes, contrast_map(image, [BOTH]))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_map_has_the_size_type_and_range_of_its_contract(size):
-    saliency = contrast_map(with_blob(60, *size)[0], [BOTH], **SETTINGS)
+    saliency = contrast_map(with_blob(60, *size)[0], [BOTH])
     assert saliency.shape == size
     assert saliency.dtype == np.float32
     assert saliency.min() >= 0
@@ -95,17 +93,17 @@ def test_map_has_the_size_type_and_range_of_its_contract(size):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_mirrored_image_gives_the_mirrored_map(size, axis):
     image, _ = with_blob(60, *size)
-    mirrored = contrast_map(np.flip(image, axis).copy(), [DARK], **SETTINGS)
-    direct = np.flip(contrast_map(image, [DARK], **SETTINGS), axis)
+    mirrored = contrast_map(np.flip(image, axis).copy(), [DARK])
+    direct = np.flip(contrast_map(image, [DARK]), axis)
     # The 8-bit steps of the median may round the other way at a tie: 1/255 of the range.
     np.testing.assert_allclose(mirrored, direct, atol=0.02)
 
 
 def test_image_of_twice_the_size_gives_about_the_same_map():
     image, blob = with_blob(60)
-    small = contrast_map(image, [DARK], **SETTINGS)
+    small = contrast_map(image, [DARK])
     doubled = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
-    large = contrast_map(doubled, [DARK], **SETTINGS)
+    large = contrast_map(doubled, [DARK])
     back = cv2.resize(large, (131, 97), interpolation=cv2.INTER_AREA)
     assert np.abs(back - small).mean() < 0.03
     assert ((back > 0.5) & (small > 0.5)).sum() > 0.9 * ((back > 0.5) | (small > 0.5)).sum()
@@ -113,7 +111,7 @@ def test_image_of_twice_the_size_gives_about_the_same_map():
 
 
 def test_defect_free_image_has_an_all_zero_map():
-    saliency = contrast_map(with_blob(60)[0], [], **SETTINGS)
+    saliency = contrast_map(with_blob(60)[0], [])
     assert saliency.shape == (97, 131)
     assert not saliency.any()
 
@@ -122,7 +120,7 @@ def test_defect_free_image_has_an_all_zero_map():
 @pytest.mark.parametrize("colour", [(0, 0, 0), (93, 93, 93), (255, 255, 255), (200, 30, 90)])
 def test_constant_image_has_an_all_zero_map(size, colour):
     image = np.full((*size, 3), colour, np.uint8)
-    saliency = contrast_map(image, [BOTH], **SETTINGS)
+    saliency = contrast_map(image, [BOTH])
     assert np.isfinite(saliency).all()
     assert not np.round(saliency * 255).any()
 
@@ -130,7 +128,7 @@ def test_constant_image_has_an_all_zero_map(size, colour):
 def test_invisible_noise_is_not_stretched_to_full_range():
     noise = np.random.default_rng(0).integers(0, 2, (97, 131, 1))  # one grey level, 0.4 Lab units
     image = np.repeat((128 + noise).astype(np.uint8), 3, axis=2)
-    assert contrast_map(image, [BOTH], **SETTINGS).max() < 0.5
+    assert contrast_map(image, [BOTH]).max() < 0.5
 
 
 def test_colour_defect_without_lightness_difference_lights_up():
@@ -142,9 +140,7 @@ def test_colour_defect_without_lightness_difference_lights_up():
     stain = np.zeros((height, width), bool)
     stain[30:50, 70:95] = True
     for side in ("dark", "bright", "both"):
-        inside, outside = inside_and_outside(
-            contrast_map(image, [Look(side, WINDOWS)], **SETTINGS), stain
-        )
+        inside, outside = inside_and_outside(contrast_map(image, [Look(side, WINDOWS)]), stain)
         assert inside > 0.9
         assert outside < 0.1
 
@@ -157,7 +153,8 @@ def test_kept_sides_match_a_hand_calculation():
     np.testing.assert_allclose(keep_sides(parts, ["both"]), [[5, 5, 2]])
 
 
-def test_residual_matches_a_loop_reference():
+def test_residual_matches_a_loop_reference(monkeypatch):
+    monkeypatch.setattr(contrast, "BLUR", 1e-6)  # of the shorter side: nothing
     height, width, window = 21, 27, 9  # small enough that medians are taken at full size
     image = np.random.default_rng(3).integers(60, 200, (height, width, 1))
     image = np.repeat(image.astype(np.uint8), 3, axis=2)
@@ -170,17 +167,18 @@ def test_residual_matches_a_loop_reference():
         for column in range(width):
             square = padded[row : row + window, column : column + window]
             expected[row, column] = lightness[row, column] - np.median(square)
-    parts = residual(image, blur=0, windows=(window / height,))
+    parts = residual(image, (window / height,))
     # Of a range of 54 units: OpenCV's table is off by up to 0.2 in the image and in the median,
     # and half a step of the median is 0.1.
     np.testing.assert_allclose(parts.lightness, expected, rtol=0, atol=0.5)
     assert not parts.chroma.any()
 
 
-def test_percentile_share_becomes_one():
+def test_percentile_share_becomes_one(monkeypatch):
+    monkeypatch.setattr(contrast, "PERCENTILE", 100)
     image, _ = with_blob(60)
-    kept = keep_sides(residual(image, 0.01, (1.0,)), ["dark"])
-    saliency = contrast_map(image, [Look("dark", (1.0,))], 0.01, 100)
+    kept = keep_sides(residual(image, (1.0,)), ["dark"])
+    saliency = contrast_map(image, [Look("dark", (1.0,))])
     np.testing.assert_allclose(
         saliency, np.clip(kept / (FULL_SHARE * kept.max()), 0, 1), rtol=1e-5, atol=1e-6
     )
@@ -199,7 +197,7 @@ def test_polarity_is_learnt_from_labelled_images():
     images += [with_blob(200, seed=seed)[0] for seed in range(8)]
     images += [surface(97, 131, seed=seed) for seed in range(8)]
     labels = [(0,)] * 8 + [(1,)] * 8 + [()] * 8
-    values = [skewness(residual(image, 0.01, (0.5, 1.0))) for image in images]
+    values = [skewness(residual(image, (0.5, 1.0))) for image in images]
     polarities = learn_polarities(values, labels, num_classes=3)
     assert [p.side for p in polarities] == ["dark", "bright", "both"]
     assert [p.num_images for p in polarities] == [8, 8, 0]
@@ -277,7 +275,7 @@ def test_a_wide_defect_takes_wider_windows_than_a_narrow_one():
             image += np.linspace(-15, 15, 120)[:, None, None]  # uneven light
             image[:, 40 : 40 + round(width * 120)] -= 50
             image = image.clip(0, 255).astype(np.uint8)
-            rows.append([one_sidedness(residual(image, 0.01, (w,))) for w in candidates])
+            rows.append([one_sidedness(residual(image, (w,))) for w in candidates])
         return np.array(rows)
 
     candidates = (0.15, 0.5, 2.0)

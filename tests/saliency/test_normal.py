@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import SaliencyConfig
+from configs import SaliencyConfig
 from datasets.files import read_image, write_image
 from datasets.record import Record, spread
+from saliency import normal
 from saliency.normal import (
     coreset,
     farthest_points,
@@ -25,10 +26,12 @@ SETTINGS = SaliencyConfig(
     weights="none",
     backbone="test_vit",
     image_size=160,
-    block=1,
-    affinity_block=0,
-    coreset=400,
 )
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch) -> None:
+    monkeypatch.setattr(normal, "CORESET", 400)
 
 
 def surface(seed: int) -> np.ndarray:
@@ -113,9 +116,10 @@ def test_patches_that_look_alike_share_their_values():
     np.testing.assert_allclose(shared, [[inside] * 2 + [outside] * 2] * 2, rtol=1e-5)
 
 
-def test_scale_puts_the_given_share_of_normal_area_above_half():
+def test_scale_puts_the_given_share_of_normal_area_above_half(monkeypatch):
+    monkeypatch.setattr(normal, "FALSE_ALARM", 0.1)
     values = [np.linspace(0, 1, 501).reshape(3, 167), np.linspace(1, 2, 501).reshape(3, 167)]
-    scale = learn_scale(values, 0.1)
+    scale = learn_scale(values)
     assert scale.low == pytest.approx(1)
     scaled = scale(np.concatenate(values))
     assert (scaled > 0.5).mean() == pytest.approx(0.1, abs=0.002)

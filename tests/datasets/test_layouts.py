@@ -1,18 +1,13 @@
-"""A miniature of each released layout, read value by value."""
+"""Miniatures of DAGM and MVTec AD are read value by value."""
 
-import os
-import pickle
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from configs import DataConfig
-from datasets.files import read_truth, write_image, write_mask
-from datasets.layouts.voc import VOC_CLASSES
+from datasets.files import read_truth
 from datasets.record import Record
 from datasets.sources import Data, read_data
 
@@ -35,36 +30,7 @@ def names(records: Iterable[Record]) -> set[str]:
     return {record.name for record in records}
 
 
-def write_grey(path: Path, *row: int, mode: str = "L") -> None:
-    """Write 7 x 9 grey pixels, 0 but for the start of the first row."""
-    pixels = np.zeros((7, 9), np.uint8)
-    pixels[0, : len(row)] = row
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path, format="PNG")
-
-
 # DAGM
-
-
-def write_dagm_part(folder: Path, images: dict[str, int], labels_txt: bool = True) -> None:
-    rows = ["1"]
-    for i, (stem, defect) in enumerate(images.items(), start=1):
-        write_grey(folder / f"{stem}.PNG", 90, 91)
-        if defect:
-            write_grey(folder / f"Label/{stem}_label.PNG", 0, 255, 128, 127)
-        rows.append(f"{i}\t{defect}\t{stem}.PNG\t0\t{f'{stem}_label.PNG' if defect else 0}")
-    if labels_txt:
-        (folder / "Label/Labels.txt").write_text("\r\n".join(rows) + "\r\n")
-
-
-@pytest.fixture
-def dagm(tmp_path: Path) -> Path:
-    root = tmp_path / "DAGM2007"
-    write_dagm_part(root / "Class1/Train", {"0576": 1, "0577": 0})
-    write_dagm_part(root / "Class1/Test", {"0001": 0, "0002": 1})
-    write_dagm_part(root / "Class2/Train", {"0576": 1})
-    write_dagm_part(root / "Class10/Train", {"0576": 1, "0002": 0})
-    return root
 
 
 def test_dagm_textures_are_classes_in_the_order_of_their_numbers(dagm):
@@ -120,7 +86,7 @@ def test_dagm_without_labels_txt_goes_by_the_ellipses(dagm):
     assert read("dagm", dagm).splits == before
 
 
-def test_dagm_faults_are_named(dagm):
+def test_dagm_faults_are_named(dagm, write_grey):
     write_grey(dagm / "Class1/Train/0600.PNG", 9)
     expected = r"Train.Label.Labels\.txt: expected a line for every image .* 1 lack one: 0600\.PNG"
     with pytest.raises(ValueError, match=expected):
@@ -137,19 +103,6 @@ def test_dagm_faults_are_named(dagm):
 
 
 # MVTec AD
-
-
-@pytest.fixture
-def mvtec(tmp_path: Path) -> Path:
-    root = tmp_path / "mvtec/bottle"
-    for i in range(5):
-        write_image(root / f"train/good/{i:03d}.png", np.full((7, 9, 3), i, np.uint8))
-    for kind, count in (("good", 3), ("broken_large", 10), ("contamination", 4), ("cut", 1)):
-        for i in range(count):
-            write_image(root / f"test/{kind}/{i:03d}.png", np.full((7, 9, 3), 50, np.uint8))
-            if kind != "good":
-                write_grey(root / f"ground_truth/{kind}/{i:03d}_mask.png", 0, 255)
-    return root
 
 
 def test_mvtec_is_binary_with_masks_and_background_for_good(mvtec):
@@ -208,244 +161,3 @@ def test_mvtec_root_must_be_a_category(mvtec):
     expected = r"expected train/good and test/<defect type> .* found 1 entries: bottle\. Set"
     with pytest.raises(FileNotFoundError, match=expected):
         read("mvtec", mvtec.parent)
-
-
-# PASCAL VOC
-
-VOC_OBJECTS = {  # name: (class, difficult) of its objects
-    "2007_000032": (("aeroplane", 0), ("person", 0), ("person", 1)),
-    "2007_000039": (("tvmonitor", 0),),
-    "2007_000061": (("boat", 1),),
-    "2008_000002": (("cat", 0), ("dog", 1)),
-    "2009_000001": (("train", 0),),
-}
-
-
-def annotation(objects: tuple[tuple[str, int], ...]) -> str:
-    head = "<head><part><name>head</name></part></head>"
-    parts = "".join(
-        f"<object><name>{name}</name><difficult>{difficult}</difficult>"
-        f"{head if name == 'person' else ''}</object>"
-        for name, difficult in objects
-    )
-    return f"<annotation><folder>VOC2012</folder>{parts}</annotation>"
-
-
-@pytest.fixture
-def voc(tmp_path: Path) -> Path:
-    root = tmp_path / "VOCdevkit/VOC2012"
-    (root / "Annotations").mkdir(parents=True)
-    (root / "ImageSets/Segmentation").mkdir(parents=True)
-    for name, objects in VOC_OBJECTS.items():
-        write_image(root / f"JPEGImages/{name}.jpg", np.full((7, 9, 3), 90, np.uint8))
-        (root / f"Annotations/{name}.xml").write_text(annotation(objects))
-    mask = np.zeros((7, 9), np.uint8)
-    mask[0, :4] = 255, 1, 15, 20
-    for name in ("2007_000032", "2007_000039", "2007_000061"):
-        write_mask(root / f"SegmentationClass/{name}.png", mask)
-    lists = {"train": "2007_000032\n2007_000039\n", "val": "2007_000061"}
-    for split, text in lists.items():
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text(text)
-    return root
-
-
-def add_voc_augmented(root: Path) -> None:
-    """Add SegmentationClassAug: grey masks of train, of val and of images of neither."""
-    for name in ("2007_000032", "2007_000061", "2008_000002", "2009_000001"):
-        write_grey(root / f"SegmentationClassAug/{name}.png", 8, 8, 255)
-
-
-def test_voc_labels_are_the_objects_that_are_not_difficult(voc):
-    data = read("voc", voc)
-    assert data.class_names == VOC_CLASSES
-    assert (len(VOC_CLASSES), VOC_CLASSES[0], VOC_CLASSES[14], VOC_CLASSES[19]) == (
-        20,
-        "aeroplane",
-        "person",
-        "tvmonitor",
-    )
-    assert labels(data, "train") == {"2007_000032": (0, 14), "2007_000039": (19,)}
-    assert labels(data, "test") == {"2007_000061": ()}
-
-
-def test_voc_masks_are_palette_indices_with_255(voc):
-    record = found(read("voc", voc), "2007_000032")
-    assert record.mask == voc / "SegmentationClass/2007_000032.png"
-    with Image.open(record.mask) as picture:
-        assert picture.mode == "P"
-    truth = read_truth(record, 20)
-    assert truth[0].tolist() == [255, 1, 15, 20, 0, 0, 0, 0, 0]
-    assert not truth[1:].any()
-
-
-@pytest.mark.parametrize("above", [0, 1, 2])
-def test_voc_root_may_be_the_devkit_or_the_folder_around_it(voc, above):
-    root = [voc, voc.parent, voc.parent.parent][above]
-    assert found(read("voc", root), "2007_000039").image == voc / "JPEGImages/2007_000039.jpg"
-
-
-def test_voc_train_aug_is_all_augmented_masks_outside_val(voc):
-    add_voc_augmented(voc)
-    data = read("voc", voc, train_list="train_aug")
-    assert labels(data, "train") == {
-        "2007_000032": (0, 14),
-        "2008_000002": (7,),
-        "2009_000001": (18,),
-    }
-    assert found(data, "2007_000032").mask == voc / "SegmentationClass/2007_000032.png"
-    added = found(data, "2008_000002")
-    assert added.mask == voc / "SegmentationClassAug/2008_000002.png"
-    assert read_truth(added, 20)[0].tolist() == [8, 8, 255, 0, 0, 0, 0, 0, 0]
-    assert labels(data, "test") == {"2007_000061": ()}
-
-
-def test_voc_train_aug_list_may_hold_paths(voc):
-    add_voc_augmented(voc)
-    (voc / "ImageSets/Segmentation/train_aug.txt").write_text(
-        "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n2009_000001\n"
-    )
-    data = read("voc", voc, train_list="train_aug")
-    assert list(labels(data, "train")) == ["2007_000032", "2009_000001"]
-
-
-def test_voc_takes_a_list_of_the_user(voc, tmp_path):
-    (tmp_path / "own.txt").write_text("2009_000001\n2007_000039")
-    data = read("voc", voc, train_list=str(tmp_path / "own.txt"), test_list="val")
-    assert labels(data, "train") == {"2009_000001": (18,), "2007_000039": (19,)}
-    assert found(data, "2009_000001").mask is None
-    assert labels(data, "test") == {"2007_000061": ()}
-
-
-def test_voc_without_val_offers_no_test(voc):
-    (voc / "ImageSets/Segmentation/val.txt").unlink()
-    assert sorted(read("voc", voc).splits) == ["fit", "train", "val"]
-
-
-def test_voc_faults_are_named(voc):
-    with pytest.raises(FileNotFoundError, match=r"train_aug\.txt: expected a list of image names"):
-        read("voc", voc, train_list="train_aug")
-    with pytest.raises(FileNotFoundError, match=r"expected JPEGImages, Annotations .*found \d"):
-        read("voc", voc / "ImageSets")
-    with pytest.raises(ValueError, match=r"0061\.jpg: expected unique names, got 2007_000061 for"):
-        read("voc", voc, train_list="val", test_list="val", val_fraction=0.5)
-    (voc / "Annotations/2007_000061.xml").write_text(annotation((("rust", 0),)))
-    with pytest.raises(ValueError, match=r"0061\.xml: expected objects of the 20 .*, got rust"):
-        read("voc", voc)
-    (voc / "Annotations/2007_000061.xml").write_text("<annotation>")
-    with pytest.raises(ValueError, match=r"0061\.xml: expected XML, got: no element found"):
-        read("voc", voc)
-    (voc / "Annotations/2007_000061.xml").unlink()
-    with pytest.raises(FileNotFoundError, match=r"0061\.xml: expected the annotation of an image"):
-        read("voc", voc)
-    (voc / "JPEGImages/2007_000061.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"val\.txt: expected pictures .*1 of 1 are miss"):
-        read("voc", voc)
-
-
-# The authors' layout
-
-AUTHORS_LABELS = {
-    "exp1.5_num_01": [1, 0, 0],
-    "000002": [0.01, 1, 0.1],  # "soft"
-    "000003.jpg": [0, 0, 0],
-    "000004t.png": [0, 0.9, 1],
-}
-
-
-def write_labels_file(path: Path, table: dict[str, list[float]]) -> None:
-    content = {name: np.array(label, np.float32) for name, label in table.items()}
-    np.save(path, content, allow_pickle=True)
-
-
-@pytest.fixture
-def authors(tmp_path: Path) -> Path:
-    root = tmp_path / "MTD_VOC"
-    write_labels_file(root.parent / "l.npy", AUTHORS_LABELS)
-    for name in ("exp1.5_num_01", "000002", "000003", "000004t"):
-        write_image(root / f"JPEGImages/{name}.jpg", np.full((7, 9, 3), 90, np.uint8))
-        write_grey(root / f"SALmapsALL/{name}.png", 200)
-    mask = np.zeros((7, 9), np.uint8)
-    mask[0, :3] = 2, 3, 255
-    write_mask(root / "SegmentationMASK/000004t.png", mask)
-    (root.parent / "l.npy").rename(root / "cls_labels_soft.npy")
-    (root / "train.txt").write_text("000002\nexp1.5_num_01\r\n000003")
-    (root / "test.txt").write_text("000004t")
-    return root
-
-
-def test_authors_labels_come_from_their_file_and_soft_values_are_absent(authors):
-    data = read("authors", authors)
-    assert data.class_names == ("class_1", "class_2", "class_3")
-    assert labels(data, "train") == {"000002": (1,), "exp1.5_num_01": (0,), "000003": ()}
-    assert labels(data, "test") == {"000004t": (1, 2)}
-    record = found(data, "000004t")
-    assert record.image == authors / "JPEGImages/000004t.jpg"
-    assert read_truth(record, 3)[0].tolist() == [2, 3, 255, 0, 0, 0, 0, 0, 0]
-    assert found(data, "000002").mask is None
-
-
-def test_authors_folders_may_have_a_prefix_and_png_images(authors):
-    write_grey(authors / "rJPEGImages/000002.png", 90, mode="RGB")
-    write_grey(authors / "rJPEGImages/000003.png", 90)
-    write_grey(authors / "rSegmentationClass/000002.png", 2)
-    (authors / "two.txt").write_text("000002\n000003\n")
-    data = read("authors", authors, prefix="r", train_list="two.txt", classes=("a", "b", "c"))
-    assert data.class_names == ("a", "b", "c")
-    record = found(data, "000002")
-    assert record.image == authors / "rJPEGImages/000002.png"
-    assert record.mask == authors / "rSegmentationClass/000002.png"
-    assert labels(data, "train") == {"000002": (1,), "000003": ()}
-    assert "test" not in data.splits  # the list of train decides alone
-
-
-def test_authors_lists_and_labels_may_lie_elsewhere(authors, tmp_path):
-    for name in ("train.txt", "test.txt", "cls_labels_soft.npy"):
-        (authors / name).rename(tmp_path / name)
-    data = read(
-        "authors",
-        authors,
-        train_list=str(tmp_path / "train.txt"),
-        table=str(tmp_path / "cls_labels_soft.npy"),
-    )
-    assert list(labels(data, "train")) == ["000002", "exp1.5_num_01", "000003"]
-    assert "test" not in data.splits
-
-
-def test_authors_label_file_must_be_the_only_one_or_named(authors):
-    shutil.copy(authors / "cls_labels_soft.npy", authors / "cls_labels.npy")
-    expected = r"expected one file cls_labels\*\.npy, found 2: cls_labels\.npy, cls_labels_s"
-    with pytest.raises(FileNotFoundError, match=expected):
-        read("authors", authors)
-    assert labels(read("authors", authors, table="cls_labels.npy"), "test") == {"000004t": (1, 2)}
-
-
-def test_crafted_label_file_is_refused_and_does_not_run(authors, tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'it_ran'}",)
-
-    array = np.empty((), object)
-    array[()] = {"000002": Attack()}
-    with (authors / "cls_labels_soft.npy").open("wb") as file:
-        header = {"descr": "|O", "fortran_order": False, "shape": ()}
-        np.lib.format.write_array_header_1_0(file, header)
-        pickle.dump(array, file, protocol=2)
-    with pytest.raises(ValueError, match=r"_soft\.npy: expected arrays only, got the global '"):
-        read("authors", authors)
-    assert not (tmp_path / "it_ran").exists()
-
-
-def test_authors_faults_are_named(authors):
-    with pytest.raises(ValueError, match=r"expected labels of 2 classes, got 3\. Correct data\.cl"):
-        read("authors", authors, classes=("a", "b"))
-    with pytest.raises(FileNotFoundError, match=r"xJPEGImages: expected the images, found 6 entr"):
-        read("authors", authors, prefix="x")
-    (authors / "test.txt").write_text("000004t\n000005\n")
-    with pytest.raises(FileNotFoundError, match=r"test\.txt: .*1 of 2 are missing: .*000005\.jpg"):
-        read("authors", authors)
-    write_image(authors / "JPEGImages/000005.jpg", np.zeros((7, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"_soft\.npy: expected a label .* 1 lack one: 000005\."):
-        read("authors", authors)
-    (authors / "train.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"MTD_VOC.train\.txt: expected a list file"):
-        read("authors", authors)

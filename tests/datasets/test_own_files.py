@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs import DataConfig
 from datasets.files import read_truth, write_image, write_mask
@@ -26,11 +25,6 @@ def found(data: Data, name: str) -> Record:
     return {r.name: r for records in data.splits.values() for r in records}[name]
 
 
-def write_picture(path: Path, size: tuple[int, int] = (7, 9)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full(size, 90, np.uint8)).save(path)
-
-
 def write_black_and_white(path: Path) -> None:
     pixels = np.zeros((7, 9), np.uint8)
     pixels[0, :4] = 0, 127, 128, 255
@@ -38,17 +32,6 @@ def write_black_and_white(path: Path) -> None:
 
 
 # A folder per class
-
-
-@pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    root = tmp_path / "parts"
-    for i in range(4):
-        write_picture(root / f"Scratch/{i}.jpg")
-        write_picture(root / f"dent/{i}.bmp")
-    for name in ("0.tif", "1.png", "2.PNG"):
-        write_picture(root / f"OK/{name}", (11, 6))
-    return root
 
 
 def test_folders_are_classes_and_ok_is_defect_free(parts):
@@ -101,7 +84,7 @@ def test_a_share_of_each_folder_becomes_test(parts):
     assert len(drawn) > 1
 
 
-def test_train_and_test_folders_decide(tmp_path):
+def test_train_and_test_folders_decide(tmp_path, write_picture):
     root = tmp_path / "own"
     for path in ("train/crack/1.jpg", "train/crack/2.jpg", "train/good/1.jpg", "test/hole/1.jpg"):
         write_picture(root / path)
@@ -119,7 +102,7 @@ def test_train_and_test_folders_decide(tmp_path):
     assert sorted(read("folder", root).splits) == ["fit", "train", "val"]
 
 
-def test_a_val_folder_is_val_and_all_of_train_is_fitted(tmp_path):
+def test_a_val_folder_is_val_and_all_of_train_is_fitted(tmp_path, write_picture):
     for path in ("train/crack/1.jpg", "val/crack/1.jpg"):
         write_picture(tmp_path / "own" / path)
     data = read("folder", tmp_path / "own")
@@ -135,7 +118,7 @@ def test_a_val_folder_is_val_and_all_of_train_is_fitted(tmp_path):
     ]
 
 
-def test_folder_faults_are_named(parts, tmp_path):
+def test_folder_faults_are_named(parts, tmp_path, write_picture):
     write_picture(parts / "dent/1.png")
     with pytest.raises(ValueError, match=r"dent.1\.png: expected unique names, got dent_1 for "):
         read("folder", parts, test_share=0.0)
@@ -152,31 +135,14 @@ def test_folder_faults_are_named(parts, tmp_path):
 
 # A table
 
-TABLE = """\
-image,classes,mask,split
-a/1.png,dent|scratch,a/1_mask.png,train
-a/2.png, scratch ,,train
-b/1.png,,,test
-"""
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.jpg"):
-        write_picture(tmp_path / "own" / name)
-    mask = np.zeros((7, 9), np.uint8)
-    mask[0, :3] = 2, 1, 255
-    write_mask(tmp_path / "own/a/1_mask.png", mask)
-    return tmp_path / "own"
-
 
 def read_csv(root: Path, text: str, **settings: object) -> Data:
     (root / "t.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets save it
     return read("csv", root, table="t.csv", **settings)
 
 
-def test_table_with_a_column_of_joined_classes(pictures):
-    data = read_csv(pictures, TABLE, mask_level=0)
+def test_table_with_a_column_of_joined_classes(pictures, own_table):
+    data = read_csv(pictures, own_table, mask_level=0)
     assert data.class_names == ("dent", "scratch")
     assert labels(data, "train") == {"a_1": (0, 1), "a_2": (1,)}
     assert labels(data, "test") == {"b_1": ()}
@@ -194,8 +160,8 @@ def test_a_cell_that_names_no_defect_is_defect_free(pictures):
     assert labels(data, "train") == {"a_1": (0,), "a_2": (1,), "b_1": ()}
 
 
-def test_classes_may_be_put_in_order(pictures):
-    data = read_csv(pictures, TABLE, mask_level=0, classes=("scratch", "dent", "hole"))
+def test_classes_may_be_put_in_order(pictures, own_table):
+    data = read_csv(pictures, own_table, mask_level=0, classes=("scratch", "dent", "hole"))
     assert data.class_names == ("scratch", "dent", "hole")
     assert labels(data, "train") == {"a_1": (0, 1), "a_2": (0,)}
 
@@ -211,7 +177,7 @@ def test_table_with_a_column_per_class_and_grey_masks(pictures):
     assert labels(chosen, "train") == {"a_1": (0,), "a_2": (0,), "b_1": ()}
 
 
-def test_table_without_split_draws_a_share_of_each_label(pictures):
+def test_table_without_split_draws_a_share_of_each_label(pictures, write_picture):
     lines = [f"b/{i}.jpg,{'dent' if i % 2 else ''}" for i in range(10)]
     for i in range(10):
         write_picture(pictures / f"b/{i}.jpg")
@@ -243,7 +209,6 @@ def test_table_anywhere_and_val_lines(pictures, tmp_path):
         ("image,x\n../own/a/1.png,1", r"expected a path under data\.root, got '\.\./own/a/1\.png'"),
         ("image,x,split\na/1.png,1,dev", r"line 2: expected split train, val, test, got 'dev'"),
         ("image,x,split\na/1.png,1,test", r"t\.csv: expected lines of split train, got none"),
-        (TABLE, r"1 of 3 do not: line 2: expected one class for a grey mask, got 2\. Give masks"),
         ("image,x\na/1.png,1\na/1.png,1", r"a.1\.png: expected unique names, got a_1 for"),
     ],
 )
@@ -252,17 +217,23 @@ def test_table_faults_are_named(pictures, text, message):
         read_csv(pictures, text, test_share=0.0)
 
 
-def test_unknown_classes_and_missing_files_of_a_table_are_counted(pictures):
+def test_grey_mask_of_a_picture_with_two_classes_is_refused(pictures, own_table):
+    message = r"1 of 3 do not: line 2: expected one class for a grey mask, got 2\. Give masks"
+    with pytest.raises(ValueError, match=message):
+        read_csv(pictures, own_table, test_share=0.0)
+
+
+def test_unknown_classes_and_missing_files_of_a_table_are_counted(pictures, own_table):
     with pytest.raises(
         ValueError, match=r"2 of 3 do not: line 2: expected classes of dent, got sc"
     ):
-        read_csv(pictures, TABLE, mask_level=0, classes=("dent",))
+        read_csv(pictures, own_table, mask_level=0, classes=("dent",))
     (pictures / "a/1_mask.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"t\.csv: .* 1 of 2 are missing: .*a.1_mask\.png"):
-        read_csv(pictures, TABLE, mask_level=0)
+        read_csv(pictures, own_table, mask_level=0)
     (pictures / "a/2.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 3 are missing: .*a.2\.png\. Add them or co"):
-        read_csv(pictures, TABLE, mask_level=0)
+        read_csv(pictures, own_table, mask_level=0)
     (pictures / "latin.csv").write_bytes(b"image,fl\xe4che\n")
     with pytest.raises(ValueError, match=r"latin\.csv: expected CSV in UTF-8, got: .*0xe4"):
         read("csv", pictures, table="latin.csv")

@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from datasets.image_maps import DenseDataset
 from datasets.files import write_image, write_mask
+from datasets.image_maps import DenseDataset
 from datasets.record import Record
 from datasets.transforms import eval_transform, train_transform
 

@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.files import write_image, write_mask, write_saliency
+from datasets.image_maps import WeakDataset, balance, with_saliency
 from datasets.record import Record, label_vector
 from datasets.transforms import eval_transform, train_transform
-from datasets.image_maps import WeakDataset, balance, with_saliency
 
 NUM_CLASSES = 3
 CLASSES = {"defect_free": (), "one": (1,), "two": (0, 2), "last": (2,)}

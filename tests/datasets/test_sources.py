@@ -11,18 +11,11 @@ import pytest
 
 from configs import DataConfig
 from datasets import __main__ as command
-from datasets.files import read_truth, write_image, write_mask
+from datasets.files import read_truth, write_image
 from datasets.layouts.neu_seg import NEU_SEG_CLASSES
 from datasets.record import Record
 from datasets.sources import Data, read_data
 
-NEU_MASKS = {  # values drawn into the mask of each training picture
-    "000001": (1,),
-    "000002": (1, 3),
-    "000003": (2, 255),
-    "000004": (3,),
-    "000005": (),
-}
 NEU_LABELS = {
     "000001": (0,),
     "000002": (0, 2),
@@ -32,22 +25,8 @@ NEU_LABELS = {
 }
 
 
-def write_neu_split(root: Path, folder: str, masks: dict[str, tuple[int, ...]]) -> None:
-    for name, values in masks.items():
-        write_image(root / f"images/{folder}/{name}.jpg", np.full((6, 8, 3), 90, np.uint8))
-        mask = np.zeros((6, 8), np.uint8)
-        mask[0, : len(values)] = values
-        write_mask(root / f"annotations/{folder}/{name}.png", mask)
-
-
 def neu(root: Path) -> DataConfig:
     return DataConfig(source="neu_seg", root=str(root))
-
-
-@pytest.fixture
-def neu_root(tmp_path: Path) -> Path:
-    write_neu_split(tmp_path / "neu", "training", NEU_MASKS)
-    return tmp_path / "neu"
 
 
 def names(records: Iterable[Record]) -> list[str]:
@@ -106,7 +85,7 @@ def test_the_check_before_a_run_writes_nothing_and_wants_the_scored_split(neu_ro
     command.main([*common, "data.eval_split=val"])
 
 
-def test_neu_seg_test_names_end_in_t(neu_root, tmp_path):
+def test_neu_seg_test_names_end_in_t(neu_root, tmp_path, write_neu_split):
     write_neu_split(neu_root, "test", {"000001": (2,), "000009": (3,)})
     data = read_data(neu(neu_root), tmp_path / "labels.csv")
     assert labels(data, "test") == {"000001t": (1,), "000009t": (2,)}
@@ -115,7 +94,9 @@ def test_neu_seg_test_names_end_in_t(neu_root, tmp_path):
     assert data.split("test")[0].mask == neu_root / "annotations/test/000001.png"
 
 
-def test_test_split_added_later_is_labelled_from_its_own_masks_only(neu_root, tmp_path):
+def test_test_split_added_later_is_labelled_from_its_own_masks_only(
+    neu_root, tmp_path, write_neu_split
+):
     read_data(neu(neu_root), tmp_path / "labels.csv")
     shutil.rmtree(neu_root / "annotations")
     write_neu_split(neu_root, "test", {"000001": (2,)})
@@ -142,7 +123,7 @@ def test_missing_masks_are_counted_at_the_first_read(neu_root, tmp_path):
     assert not (tmp_path / "labels.csv").exists()
 
 
-def test_unknown_mask_value_names_the_file(neu_root, tmp_path):
+def test_unknown_mask_value_names_the_file(neu_root, tmp_path, write_neu_split):
     write_neu_split(neu_root, "training", {"000003": (7,)})
     expected = r"000003\.png: expected mask values 0\.\.3 and 255, got 7"
     with pytest.raises(ValueError, match=expected):
@@ -156,7 +137,9 @@ def test_two_neu_seg_pictures_of_one_name_are_refused(neu_root, tmp_path):
         read_data(neu(neu_root), tmp_path / "labels.csv")
 
 
-def test_training_and_test_picture_of_one_final_name_are_refused(neu_root, tmp_path):
+def test_training_and_test_picture_of_one_final_name_are_refused(
+    neu_root, tmp_path, write_neu_split
+):
     write_neu_split(neu_root, "training", {"000001t": (1,)})
     write_neu_split(neu_root, "test", {"000001": (2,)})
     with pytest.raises(ValueError, match=r"000001.*: expected unique names, got"):
@@ -201,7 +184,7 @@ def test_labels_with_other_columns_are_refused(neu_root, tmp_path):
         read_data(neu(neu_root), tmp_path / "labels.csv")
 
 
-def test_limit_keeps_evenly_spaced_pictures_of_each_split(neu_root, tmp_path):
+def test_limit_keeps_evenly_spaced_pictures_of_each_split(neu_root, tmp_path, write_neu_split):
     write_neu_split(neu_root, "test", {f"{i:06d}": (1,) for i in range(10)})
     data = read_data(replace(neu(neu_root), limit=4), tmp_path / "labels.csv")
     # 10 pictures, 4 kept: indices 0, 10/4, 20/4, 30/4 rounded down.

@@ -11,41 +11,15 @@ import numpy as np
 import pytest
 
 from configs import DataConfig
-from datasets.files import read_image, read_truth, write_image
+from configs.command_line import ROOT
+from datasets.files import read_image, read_truth
 from datasets.layouts.mtd import MTD_CLASSES
 from datasets.record import Record
 from datasets.sources import Data, read_data
 
-MTD_PICTURES = {
-    "Blowhole": ("exp1_num_11", "exp2_num_11"),
-    "Break": ("exp1_num_21", "exp2_num_21"),
-    "Crack": ("exp1_num_31", "exp3_num_31"),
-    "Fray": ("exp1_num_41", "exp2_num_41"),
-    "Uneven": ("exp1_num_51", "exp2_num_51"),
-    "Free": ("exp1_num_61", "exp2_num_61"),
-}
-
 
 def mtd(root: Path, **settings: object) -> DataConfig:
     return DataConfig(source="mtd", root=str(root), **settings)
-
-
-@pytest.fixture
-def mtd_root(tmp_path: Path) -> Path:
-    for folder, names in MTD_PICTURES.items():
-        for name in names:
-            add_mtd(tmp_path / "mtd", folder, name)
-    return tmp_path / "mtd"
-
-
-def add_mtd(root: Path, folder: str, name: str) -> None:
-    path = root / f"MT_{folder}/Imgs/{name}.jpg"
-    write_image(path, np.full((6, 8), 90, np.uint8))
-    mask = np.zeros((6, 8), np.uint8)
-    mask[0, 0] = 127  # JPEG-like fringe, still background
-    if folder != "Free":
-        mask[0, 1:3] = 128, 255
-    write_image(path.with_suffix(".png"), mask)
 
 
 def names(records: Iterable[Record]) -> list[str]:
@@ -59,12 +33,12 @@ def labels(data: Data, split: str) -> dict[str, tuple[int, ...]]:
 # MTD
 
 
-def test_mtd_classes_come_from_the_folders_and_masks_are_grey(mtd_root, tmp_path):
+def test_mtd_classes_come_from_the_folders_and_masks_are_grey(mtd_root, tmp_path, mtd_pictures):
     data = read_data(mtd(mtd_root, test_share=0.0), tmp_path / "labels.csv")
     assert data.class_names == MTD_CLASSES == ("blowhole", "break", "crack", "fray", "uneven")
     found = {record.name: record for record in data.split("train")}
     assert len(found) == 12
-    for folder, stems in MTD_PICTURES.items():
+    for folder, stems in mtd_pictures.items():
         for stem in stems:
             record = found[stem]
             free = folder == "Free"
@@ -81,7 +55,7 @@ def test_mtd_without_test_share_offers_no_test(mtd_root, tmp_path):
         data.split("test")
 
 
-def test_mtd_split_keeps_tiles_together_and_about_the_share(mtd_root, tmp_path):
+def test_mtd_split_keeps_tiles_together_and_about_the_share(mtd_root, tmp_path, add_mtd):
     for tile in range(100, 300):
         for view in (1, 2):
             add_mtd(mtd_root, "Free", f"exp{view}_num_{tile}")
@@ -93,7 +67,7 @@ def test_mtd_split_keeps_tiles_together_and_about_the_share(mtd_root, tmp_path):
     assert 36 <= len(tiles["test"]) <= 88
 
 
-def test_mtd_split_depends_on_a_picture_alone(mtd_root, tmp_path):
+def test_mtd_split_depends_on_a_picture_alone(mtd_root, tmp_path, add_mtd):
     before = read_data(mtd(mtd_root, test_share=0.5), tmp_path / "labels.csv").splits
     add_mtd(mtd_root, "Free", "exp1_num_999")
     other_seed = mtd(mtd_root, test_share=0.5, seed=9)
@@ -115,7 +89,7 @@ def test_mtd_split_is_the_same_in_every_process(mtd_root):
         subprocess.run(
             [sys.executable, "-c", script],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             check=True,
             capture_output=True,
             text=True,
@@ -162,7 +136,7 @@ def test_missing_mtd_class_folder_says_what_lies_there(mtd_root, tmp_path):
         read_data(mtd(mtd_root), tmp_path / "labels.csv")
 
 
-def test_mtd_picture_in_two_folders_is_refused(mtd_root, tmp_path):
+def test_mtd_picture_in_two_folders_is_refused(mtd_root, tmp_path, add_mtd):
     add_mtd(mtd_root, "Crack", "exp1_num_11")
     expected = r"exp1_num_11\.jpg: expected unique names, got exp1_num_11 in .*MT_Blowhole.Imgs too"
     with pytest.raises(ValueError, match=expected):

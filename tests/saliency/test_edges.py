@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from datasets.record import Record
-from saliency.edges import along_edges, smoothed
+from saliency.edges import along_edges, with_pamr
 from saliency.generator import Prepared
 
 CPU = torch.device("cpu")
@@ -37,10 +37,11 @@ def test_a_coarse_map_moves_to_the_edge_of_the_defect():
     assert np.array_equal(along_edges(picture(), coarse(), 0, CPU), coarse())
 
 
-def test_a_smoothed_generator_keeps_what_it_learnt():
+def test_a_refined_generator_keeps_what_it_learnt():
     record = Record("a", None, (0,))
     plain = Prepared(lambda record, image: coarse(), {"fact": 1}, ("line",), {"b": "broken"})
-    found = smoothed(plain, 20, CPU)
-    assert (found.facts, found.lines, found.problems) == ({"fact": 1}, ("line",), {"b": "broken"})
+    refined = with_pamr(plain, 20, CPU)
+    learnt = refined.facts, refined.lines, refined.problems
+    assert learnt == ({"fact": 1}, ("line",), {"b": "broken"})
     expected = along_edges(picture(), coarse(), 20, CPU)
-    assert np.array_equal(found.make_map(record, picture()), expected)
+    assert np.array_equal(refined.make_map(record, picture()), expected)

@@ -1,21 +1,22 @@
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from configs.schema import SaliencyConfig
+from configs import SaliencyConfig
 from datasets.record import Record
+from models.backbones import create_feature_network
 from saliency import feature, patches
-from saliency.feature import background_distance, median_distance, normalised_cut, patch_saliency
+from saliency.feature import background_distance, median_distance, patch_saliency
 from saliency.patches import fitted_size, load_encoder, to_image_size
 
-METHODS = ("background", "median", "ncut")
 CPU = torch.device("cpu")
 RECORD = Record("a", Path("a.png"), (0,))
 DATA = types.SimpleNamespace(class_names=("scratch",), split=lambda name: ())
-SETTINGS = {"generator": "feature", "weights": "none", "backbone": "test_vit", "image_size": 160}
+SETTINGS = SaliencyConfig(generator="feature", weights="none", backbone="test_vit", image_size=160)
 
 
 def auroc(saliency: np.ndarray, mask: np.ndarray) -> float:
@@ -47,11 +48,10 @@ def planted(grid=(9, 13), touches_border=False, seed=0):
     return (features / np.linalg.norm(features, axis=-1, keepdims=True)).astype(np.float32), mask
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("touches_border", [False, True])
-def test_planted_patches_are_salient(method, touches_border):
+def test_planted_patches_are_salient(touches_border):
     features, mask = planted(touches_border=touches_border)
-    saliency = patch_saliency(features, method)
+    saliency = patch_saliency(features)
     assert saliency.shape == mask.shape
     assert saliency.dtype == np.float32
     assert 0 <= saliency.min() <= saliency.max() == 1
@@ -79,39 +79,24 @@ def test_background_distance_of_one_round_matches_a_loop_reference(monkeypatch):
     np.testing.assert_allclose(background_distance(features), expected, atol=1e-5)
 
 
-def test_cut_takes_the_part_that_avoids_the_border_even_if_it_is_larger():
-    grid = (10, 10)
-    mask = np.zeros(grid, bool)
-    mask[1:9, 1:9] = True  # 64 of 100 patches, none at the border
-    rng = np.random.default_rng(0)
-    features = np.eye(8)[mask.astype(int)] + rng.normal(0, 0.05, (*grid, 8))
-    features /= np.linalg.norm(features, axis=-1, keepdims=True)
-    vector = normalised_cut(features)
-    assert vector[mask].mean() > 5 * vector[~mask].mean()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_identical_patches_give_a_finite_map(method):
+def test_identical_patches_give_a_finite_map():
     features = np.zeros((5, 7, 4), np.float32)
     features[..., 0] = 1
-    assert np.isfinite(patch_saliency(features, method)).all()
+    assert np.isfinite(patch_saliency(features)).all()
 
 
 def test_even_patches_are_not_stretched_to_full_range():
     rng = np.random.default_rng(0)
     features = np.eye(8)[0] + rng.normal(0, 0.01, (9, 9, 8))
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
-    for method in ("background", "median"):
-        assert patch_saliency(features, method).max() < 0.1
+    assert patch_saliency(features).max() < 0.1
 
 
 @pytest.mark.parametrize(("size", "grey"), [((97, 131), True), ((150, 61), False)])
-@pytest.mark.parametrize("method", METHODS)
-def test_generator_beats_chance_with_random_weights(size, grey, method):
+def test_generator_beats_chance_with_random_weights(size, grey):
     torch.manual_seed(0)
-    settings = SaliencyConfig(**SETTINGS, feature_method=method, block=1)
     image, mask = textured(*size, grey)
-    saliency = feature.prepare(settings, DATA, [RECORD], CPU).make_map(RECORD, image)
+    saliency = feature.prepare(SETTINGS, DATA, [RECORD], CPU).make_map(RECORD, image)
     assert saliency.shape == size
     assert saliency.dtype == np.float32
     assert saliency.min() >= 0
@@ -121,10 +106,45 @@ def test_generator_beats_chance_with_random_weights(size, grey, method):
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
 def test_features_have_length_one_and_the_aspect_of_the_image(backbone):
-    encode = load_encoder(backbone, "none", 128, (2,), CPU)
+    encode = load_encoder(replace(SETTINGS, backbone=backbone), 128, CPU)
+    assert encode.num_parts == 1
     features = encode(textured(60, 240)[0])
+    assert features.dtype == np.float32
     assert features.shape[1] == 4 * features.shape[0]
     np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("backbone", "num_parts"), [("test_vit", 2), ("test_resnet", 1)])
+def test_features_of_the_last_block_follow_those_of_the_middle_one(backbone, num_parts):
+    settings, image = replace(SETTINGS, backbone=backbone), textured(60, 240)[0]
+    torch.manual_seed(0)
+    middle = load_encoder(settings, 128, CPU)(image)
+    torch.manual_seed(0)
+    encode = load_encoder(settings, 128, CPU, with_last=True)
+    features = encode(image)
+    # Stages of a CNN differ in size: of them the middle one is taken alone.
+    assert encode.num_parts == num_parts
+    width = middle.shape[-1]
+    assert features.shape == (*middle.shape[:2], num_parts * width)
+    np.testing.assert_array_equal(features[..., :width], middle)
+    lengths = np.linalg.norm(features[..., -width:], axis=-1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-4)
+    assert num_parts == 1 or np.abs(features[..., -width:] - middle).max() > 0.01
+
+
+def test_the_middle_block_is_the_half_of_all_rounded_up(monkeypatch):
+    asked = []
+
+    class Network(torch.nn.Module):
+        feature_info = [None] * 5
+
+        def forward_intermediates(self, pixels, indices, **options):
+            asked.append(indices)
+            return [torch.ones(1, 4, 2, 2)]
+
+    monkeypatch.setattr(patches, "create_feature_network", lambda settings: Network())
+    load_encoder(SETTINGS, 64, CPU)(np.zeros((64, 64, 3), np.uint8))
+    assert asked == [[2]]  # the third of five
 
 
 def test_fitted_size_keeps_area_and_aspect_in_whole_patches():
@@ -143,26 +163,24 @@ def test_patch_map_lies_where_its_patches_lie():
 
 
 def test_weights_file_is_loaded_and_its_classifier_left_out(tmp_path):
-    first = patches._create("test_vit", "none")
+    first = create_feature_network(SETTINGS)
     path = tmp_path / "weights.pt"
     torch.save({**first.state_dict(), "head.weight": torch.zeros(3, 64)}, path)
-    second = patches._create("test_vit", str(path))
+    second = create_feature_network(replace(SETTINGS, weights=str(path)))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_unfit_weights_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
-    state = patches._create("test_vit", "none").state_dict()
+    state = create_feature_network(SETTINGS).state_dict()
     torch.save({k: v for k, v in state.items() if "norm2" not in k}, path)
     with pytest.raises(ValueError, match=r"weights\.pt: expected the weights of saliency.backbone"):
-        load_encoder("test_vit", str(path), 64, (1,), CPU)
+        load_encoder(replace(SETTINGS, weights=str(path)), 64, CPU)
     with pytest.raises(FileNotFoundError, match=r"Set saliency\.weights"):
-        load_encoder("test_vit", str(tmp_path / "none.pt"), 64, (1,), CPU)
+        load_encoder(replace(SETTINGS, weights=str(tmp_path / "none.pt")), 64, CPU)
 
 
-def test_unknown_backbone_and_block_are_refused():
+def test_unknown_backbone_is_refused():
     with pytest.raises(ValueError, match=r"saliency\.backbone: expected a timm name such as"):
-        load_encoder("no_such_vit", "none", 64, (1,), CPU)
-    with pytest.raises(ValueError, match=r"saliency\.block: expected 1 to \d+, the blocks of"):
-        load_encoder("test_vit", "none", 64, (99,), CPU)
+        load_encoder(replace(SETTINGS, backbone="no_such_vit"), 64, CPU)

@@ -16,7 +16,6 @@ from datasets.files import (
     write_mask,
     write_saliency,
 )
-from make_pseudo_labels import doubted, pseudo_label
 
 LABELS = {
     "a": (0,), "b": (1, 2), "c": (), "d": (2,), "e": (0,),
@@ -38,7 +37,7 @@ def run(tmp_path: Path) -> list[str]:
         split = "test" if name.endswith("t") else "training"
         path = tmp_path / f"data/images/{split}/{name.removesuffix('t')}.png"
         write_image(path, np.zeros((*SIZE, 3), np.uint8))
-        write_cam(tmp_path / f"run/cams/{name}.npz", cam_of(LABELS[name]))
+        write_cam(tmp_path / f"run/cams/fused/given/{name}.npz", cam_of(LABELS[name]))
     rows = [f"{n},{'|'.join(CLASSES[k] for k in ks)}" for n, ks in LABELS.items()]
     (tmp_path / "run/labels.csv").write_text("\n".join(["name,classes", *rows]) + "\n")
     config = tmp_path / "config.toml"
@@ -54,43 +53,27 @@ def cam_of(classes: tuple[int, ...], size: tuple[int, int] = SIZE) -> Cam:
     return Cam(maps, np.array(classes, np.int64), scores)
 
 
-def fixed(threshold: float, band: float) -> list[str]:
-    settings = {"threshold_rule": "fixed", "threshold": threshold, "band": band}
-    return ["--set", *(f"pseudo_label.{key}={value}" for key, value in settings.items())]
+def fixed(threshold: float) -> list[str]:
+    return ["--set", "pseudo_label.threshold_rule=fixed", f"pseudo_label.threshold={threshold}"]
+
+
+def thresholds_in(tmp_path: Path, maps: str = "refined") -> dict:
+    """Return what thresholds.json keeps of a kind of map."""
+    return json.loads((tmp_path / "run/thresholds.json").read_text())["fused"][maps]
+
+
+def meta_in(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
 
 
 def mask_in(tmp_path: Path, name: str) -> np.ndarray:
     return read_mask(tmp_path / f"run/pseudo_labels/{name}.png", 3)
 
 
-def test_band_and_threshold_equal_the_hand_calculation():
-    # Highest CAM:  .25 .5 .625 .75 1   distance to .5:  .25 0 .125 .25 .5
-    first = [0.25, 0.5, 0.625, 0.25, 0.0]
-    second = [0.0, 0.25, 0.5, 0.75, 1.0]
-    maps, classes = np.array([[first], [second]], np.float32), (0, 2)
-
-    # Ties (.5 at .5) are background; class 0 is value 1, class 2 is value 3.
-    assert pseudo_label(maps, classes, HALF, 0).tolist() == [[0, 0, 1, 3, 3]]
-    # Band .25 takes the distances 0 and .125; .25 is not less than .25.
-    assert pseudo_label(maps, classes, HALF, 0.25).tolist() == [[0, 255, 255, 3, 3]]
-    assert pseudo_label(maps, classes, HALF, 0.26).tolist() == [[255, 255, 255, 255, 3]]
-
-
-def test_what_contradicts_the_labels_is_ignored():
-    mask = np.array([[0, 0, 1, 1], [0, 0, 1, 1]], np.uint8)
-
-    assert np.array_equal(doubted(mask, (0,), 0.5), mask)
-    # Class 1 must be somewhere, so the background is doubtful; what is of class 0 stays.
-    assert doubted(mask, (0, 1), 0.5).tolist() == [[255, 255, 1, 1]] * 2
-    # Class 0 is too large to be right; the background stays.
-    assert doubted(mask, (0,), 0.4).tolist() == [[0, 0, 255, 255]] * 2
-    assert doubted(mask * 0, (), 0.4).max() == 0
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_call_goes_on(run, tmp_path, monkeypatch, workers):
-    call = [*run, *fixed(0.5, 0.05), f"data.workers={workers}"]
-    cam = tmp_path / "run/cams/e.npz"
+    call = [*run, *fixed(0.5), f"data.workers={workers}"]
+    cam = tmp_path / "run/cams/fused/given/e.npz"
     good = cam.read_bytes()
     cam.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"e\.npz"):
@@ -110,13 +93,13 @@ def test_a_stopped_call_goes_on(run, tmp_path, monkeypatch, workers):
 
 
 def test_masks_of_other_settings_are_made_again(run, tmp_path):
-    cam = tmp_path / "run/cams/e.npz"
+    cam = tmp_path / "run/cams/fused/given/e.npz"
     good = cam.read_bytes()
     cam.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"e\.npz"):
-        make_pseudo_labels.main([*run, *fixed(0.9, 0)])
+        make_pseudo_labels.main([*run, *fixed(0.9)])
     cam.write_bytes(good)
-    make_pseudo_labels.main([*run, *fixed(0.5, 0.05)])
+    make_pseudo_labels.main([*run, *fixed(0.5)])
     assert (mask_in(tmp_path, "a")[0:2, :5] == 1).all()
 
 
@@ -125,32 +108,14 @@ def test_the_crf_is_an_option(run, tmp_path):
     picture[:3] = 200
     write_image(tmp_path / "data/images/training/a.png", picture)
     crf = ["pseudo_label.refine=crf", "pseudo_label.pamr_steps=5"]
-    make_pseudo_labels.main([*run, *fixed(0.4, 0), *crf])
+    make_pseudo_labels.main([*run, *fixed(0.4), *crf])
     rows = (mask_in(tmp_path, "a") == 1).any(axis=1)
     assert rows.tolist()[3:] == [False, False, False]
     assert rows[0]
 
 
-def test_defect_free_image_is_all_background():
-    mask = pseudo_label(np.zeros((0, 4, 7), np.float32), (), HALF, 0.4)
-
-    assert mask.shape == (4, 7) and mask.dtype == np.uint8
-    assert not mask.any()
-
-
-def test_each_class_has_its_own_threshold_and_band():
-    # Thresholds .25 and .75 become .5: class 0 is .5, .667, .4 there, class 2 .667, .5, .833.
-    maps = np.array([[[0.25, 0.5, 0.2]], [[1.0, 0.75, 0.1]]], np.float32)
-    thresholds = (0.25, 0.9, 0.75)
-
-    assert pseudo_label(maps, (0, 2), thresholds, 0).tolist() == [[3, 1, 0]]
-    assert pseudo_label(maps[1:], (2,), thresholds, 0).tolist() == [[3, 0, 0]]
-    assert pseudo_label(maps, (0, 2), thresholds, 0.11).tolist() == [[3, 1, 255]]
-    assert pseudo_label(maps, (0, 2), thresholds, 0.2).tolist() == [[3, 255, 255]]
-
-
 def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path, capsys):
-    make_pseudo_labels.main([*run, *fixed(0.5, 0.05)])
+    make_pseudo_labels.main([*run, *fixed(0.5)])
 
     expected = np.zeros(SIZE, np.uint8)
     expected[2:4, :5], expected[4:6, :5] = 2, 3
@@ -160,10 +125,9 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(run, tmp_path
     picture = Image.open(tmp_path / "run/pseudo_labels/b.png")
     assert picture.mode == "P"
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
-    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    made = {"threshold": 0.5, "threshold_rule": "fixed", "band": 0.05, "thresholds": [0.5] * 3}
-    made |= {"refine": "pamr", "max_area": 0.95, "salient_from": 0.0}
-    assert meta == {**made, "saliency_weight": 0.0, "pamr_steps": 0}
+    settings = {"cam_type": "fused", "threshold_rule": "fixed", "threshold": 0.5}
+    settings |= {"salient_from": 0.0, "saliency_weight": 0.0, "refine": "pamr", "pamr_steps": 0}
+    assert meta_in(tmp_path) == {"settings": settings, "made_from": {"thresholds": [0.5] * 3}}
 
     printed = capsys.readouterr().out
     # Train: 5 images of 60 pixels; blocks of 10: class 0 twice, 1 once, 2 twice. 10 / 300 = 3.33 %
@@ -181,7 +145,7 @@ def test_saliency_weighs_the_cams_as_a_geometric_mean(run, tmp_path):
     for name in LABELS:
         write_saliency(tmp_path / f"run/saliency/{name}.png", saliency)
 
-    make_pseudo_labels.main([*run, *fixed(0.55, 0), "pseudo_label.saliency_weight=0.5"])
+    make_pseudo_labels.main([*run, *fixed(0.55), "pseudo_label.saliency_weight=0.5"])
 
     expected = np.zeros(SIZE, np.uint8)
     expected[4:6, :3] = 3
@@ -195,7 +159,7 @@ def test_saliency_of_another_size_is_refused(run, tmp_path):
     with pytest.raises(
         ValueError, match=r"a\.png: expected the image's size \(6, 10\), got \(3, 4\)"
     ):
-        make_pseudo_labels.main([*run, *fixed(0.5, 0), "pseudo_label.saliency_weight=0.5"])
+        make_pseudo_labels.main([*run, *fixed(0.5), "pseudo_label.saliency_weight=0.5"])
 
 
 def test_refinement_moves_the_border_to_the_edge_of_the_image(run, tmp_path):
@@ -204,14 +168,14 @@ def test_refinement_moves_the_border_to_the_edge_of_the_image(run, tmp_path):
     picture[:3] = 200
     write_image(tmp_path / "data/images/training/a.png", picture)
 
-    make_pseudo_labels.main([*run, *fixed(0.4, 0), "pseudo_label.pamr_steps=10"])
+    make_pseudo_labels.main([*run, *fixed(0.4), "pseudo_label.pamr_steps=10"])
 
     rows = (mask_in(tmp_path, "a") == 1).any(axis=1)
     assert rows.tolist() == [True, True, True, False, False, False]
 
 
 def test_labelled_images_that_lost_their_foreground_are_counted_and_named(run, capsys):
-    make_pseudo_labels.main([*run, "--split", "train", *fixed(0.9, 0)])
+    make_pseudo_labels.main([*run, "--split", "train", *fixed(0.9)])
 
     assert "labelled, but without any foreground: 4 images (a, b, d, e)" in capsys.readouterr().out
 
@@ -220,13 +184,13 @@ def test_automatic_threshold_separates_the_training_cams(run, tmp_path):
     # The pooled maxima are .125 and .875; counted in levels of 1/255 (32 and 223) their middle
     # is 127.5 / 255. The CAM of the test split, much lower, has no part in it.
     low = cam_of((1,))
-    write_cam(tmp_path / "run/cams/1t.npz", low._replace(cam=low.cam * 0.1))
+    write_cam(tmp_path / "run/cams/fused/given/1t.npz", low._replace(cam=low.cam * 0.1))
 
     make_pseudo_labels.main([*run, "pseudo_label.threshold_rule=class"])
 
-    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta["thresholds"] == pytest.approx([0.5] * 3)
-    assert meta["threshold_rule"] == "class"
+    meta = meta_in(tmp_path)
+    assert meta["made_from"]["thresholds"] == pytest.approx([0.5] * 3)
+    assert meta["settings"]["threshold_rule"] == "class"
     assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
     assert (mask_in(tmp_path, "1t") == 255).all()  # labelled, but nothing reaches the threshold
 
@@ -238,12 +202,12 @@ def test_a_faint_class_gets_a_threshold_of_its_own(run, tmp_path, rule, expected
     for name in ("b", "d"):
         cam = cam_of(LABELS[name])
         maps = np.where(np.array(cam.classes)[:, None, None] == 2, cam.cam / 2, cam.cam)
-        write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
+        write_cam(tmp_path / f"run/cams/fused/given/{name}.npz", cam._replace(cam=maps))
 
     make_pseudo_labels.main([*run, f"pseudo_label.threshold_rule={rule}"])
 
-    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta["thresholds"] == pytest.approx(expected, abs=0.01)
+    meta = meta_in(tmp_path)
+    assert meta["made_from"]["thresholds"] == pytest.approx(expected, abs=0.01)
     found = (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
     assert found == (rule == "class")
 
@@ -252,12 +216,12 @@ def test_a_class_without_two_values_gets_the_threshold_of_all(run, tmp_path):
     for name in ("b", "1t"):
         cam = cam_of(LABELS[name])
         maps = np.where(np.array(cam.classes)[:, None, None] == 1, 0, cam.cam)
-        write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
+        write_cam(tmp_path / f"run/cams/fused/given/{name}.npz", cam._replace(cam=maps))
 
     make_pseudo_labels.main([*run, "pseudo_label.threshold_rule=class"])
 
-    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta["thresholds"] == pytest.approx([0.5] * 3)
+    meta = meta_in(tmp_path)
+    assert meta["made_from"]["thresholds"] == pytest.approx([0.5] * 3)
 
 
 def test_by_default_seeds_agree_with_the_saliency_maps(run, tmp_path):
@@ -268,20 +232,22 @@ def test_by_default_seeds_agree_with_the_saliency_maps(run, tmp_path):
         maps = cam.cam.copy()
         saliency = maps.max(axis=0, initial=0.125)
         maps[np.array(cam.classes) == 2, 4:6, :4] = 0.4375
-        write_cam(tmp_path / f"run/cams/{name}.npz", cam._replace(cam=maps))
+        write_cam(tmp_path / f"run/cams/fused/given/{name}.npz", cam._replace(cam=maps))
         write_saliency(tmp_path / f"run/saliency/{name}.png", saliency)
 
-    make_pseudo_labels.main([*run, "pseudo_label.band=0"])
+    make_pseudo_labels.main(run)
 
-    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta["threshold_rule"] == "agreement"
-    assert meta["thresholds"] == pytest.approx([32.5 / 255] * 3)  # the lowest above .125
+    meta = meta_in(tmp_path)
+    assert meta["settings"]["threshold_rule"] == "agreement"
+    assert meta["made_from"]["thresholds"] == pytest.approx(
+        [32.5 / 255] * 3
+    )  # the lowest above .125
     assert (mask_in(tmp_path, "d")[4:6, :5] == 3).all()
 
 
 def test_automatic_threshold_needs_a_defect(run, tmp_path):
     for name in LABELS:
-        write_cam(tmp_path / f"run/cams/{name}.npz", cam_of(()))
+        write_cam(tmp_path / f"run/cams/fused/given/{name}.npz", cam_of(()))
     rows = "".join(f"{name},\n" for name in LABELS)
     (tmp_path / "run/labels.csv").write_text(f"name,classes\n{rows}")
 
@@ -291,9 +257,9 @@ def test_automatic_threshold_needs_a_defect(run, tmp_path):
 
 def test_evaluation_split_without_cams_is_left_out(run, tmp_path):
     for name in ("1t", "2t"):
-        (tmp_path / f"run/cams/{name}.npz").unlink()
+        (tmp_path / f"run/cams/fused/given/{name}.npz").unlink()
 
-    make_pseudo_labels.main([*run, *fixed(0.5, 0.05)])
+    make_pseudo_labels.main([*run, *fixed(0.5)])
 
     written = {p.stem for p in (tmp_path / "run/pseudo_labels").glob("*.png")}
     assert written == {"a", "b", "c", "d", "e"}
@@ -301,7 +267,7 @@ def test_evaluation_split_without_cams_is_left_out(run, tmp_path):
 
 def test_missing_cams_are_counted_and_named_before_anything_is_written(run, tmp_path):
     for name in ("a", "d", "e"):
-        (tmp_path / f"run/cams/{name}.npz").unlink()
+        (tmp_path / f"run/cams/fused/given/{name}.npz").unlink()
 
     expected = r"CAMs of 5 images, 3 are missing: a, d, e\. Run make_cams\.py"
     with pytest.raises(FileNotFoundError, match=expected):
@@ -319,7 +285,7 @@ def test_missing_cams_are_counted_and_named_before_anything_is_written(run, tmp_
     ids=["class count", "labels", "size"],
 )
 def test_cams_that_do_not_fit_are_refused_by_name(run, tmp_path, cam, expected):
-    write_cam(tmp_path / "run/cams/a.npz", cam)
+    write_cam(tmp_path / "run/cams/fused/given/a.npz", cam)
 
     with pytest.raises(ValueError, match=rf"a\.npz: expected .*{expected}"):
         make_pseudo_labels.main([*run, "--set", "pseudo_label.threshold_rule=class"])
@@ -327,7 +293,7 @@ def test_cams_that_do_not_fit_are_refused_by_name(run, tmp_path, cam, expected):
 
 
 def test_config_of_the_run_is_saved(run, tmp_path):
-    make_pseudo_labels.main([*run, *fixed(0.25, 0.1)])
+    make_pseudo_labels.main([*run, *fixed(0.25)])
 
     assert load(tmp_path / "run/config.toml").pseudo_label.threshold == 0.25
 
@@ -346,6 +312,11 @@ def test_maps_weighted_by_saliency_do_not_hide_the_thresholds_of_the_cams(run, t
 
     make_pseudo_labels.main([*run, "pseudo_label.saliency_weight=0.5"])
 
-    meta = json.loads((tmp_path / "run/pseudo_labels/meta.json").read_text())
-    assert meta["thresholds"] == pytest.approx([0.5 / 255] * 3)  # all but the maps' zeros
-    assert meta["cam_thresholds"] == pytest.approx([32.5 / 255] * 3)  # the lowest above .125
+    meta = meta_in(tmp_path)
+    assert meta["made_from"]["thresholds"] == pytest.approx(
+        [0.5 / 255] * 3
+    )  # all but the maps' zeros
+    kept = thresholds_in(tmp_path, "refined_with_saliency")["agreement"]
+    assert kept == meta["made_from"]["thresholds"]
+    of_cams = thresholds_in(tmp_path)["agreement"]
+    assert of_cams == pytest.approx([32.5 / 255] * 3)  # the lowest above .125

@@ -44,9 +44,14 @@ def fit_cell(picture: np.ndarray) -> np.ndarray:
 def caption_row(captions: Sequence[str]) -> np.ndarray:
     """Return a white row of (CAPTION, columns * cell, 3) uint8 with a caption over each column."""
     row = Image.new("RGB", ((CELL + GAP) * len(captions), CAPTION), "white")
-    draw, font = ImageDraw.Draw(row), ImageFont.load_default(FONT_SIZE)
+    draw = ImageDraw.Draw(row)
+    try:
+        font = ImageFont.load_default(FONT_SIZE)
+    except TypeError:  # Pillow 10.0 has one size only
+        font = ImageFont.load_default()
     for i, caption in enumerate(captions):
-        draw.text((i * (CELL + GAP) + CELL / 2, CAPTION / 2), caption, "black", font, anchor="mm")
+        left = i * (CELL + GAP) + (CELL - draw.textlength(caption, font)) / 2
+        draw.text((left, (CAPTION - FONT_SIZE) / 2), caption, "black", font)
     return np.array(row)
 
 

@@ -1,10 +1,10 @@
 """The trained models of a run folder, ready for images."""
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
 
+from configs import changed
 from inference.localise import Localiser
 from inference.segment import Segmenter
 from runs.checkpoint import Checkpoint, load_checkpoint
@@ -67,6 +67,5 @@ def with_tile(run: Run, tile: int | None) -> Run:
     """Return a run whose models see tiles of another side; None changes nothing."""
     if tile is None:
         return run
-    cam = dataclasses.replace(run.config.cam, tile=tile)
-    segmentation = dataclasses.replace(run.config.segmentation, tile=tile)
-    return Run(run.folder, dataclasses.replace(run.config, cam=cam, segmentation=segmentation))
+    values = {"cam.tile": tile, "segmentation.tile": tile}
+    return Run(run.folder, changed(run.config, values))

@@ -16,8 +16,10 @@ from datasets.files import write_atomically, write_json
 
 
 class Checkpoint(dict):
-    """What a checkpoint holds: model, config, class_names, mean, std, progress, and for a resume
-    optimizer, scaler and, with averaged weights, trained.
+    """The content of a checkpoint.
+
+    It holds model, config, class_names, mean, std and progress, and for a resume optimizer, scaler
+    and, with averaged weights, trained.
 
     Attributes:
         path: of the file.

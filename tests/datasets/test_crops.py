@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 
-from datasets.crops import draw_crop
+from datasets.crops import SUPPORT, draw_crop
 
 WHOLE = (slice(0, 60), slice(0, 100))
 
 
-def crops_of(saliency, num_labels, side=30, support=0.01, count=200):
-    return [
-        draw_crop(saliency, num_labels, side, support, np.random.default_rng(i))
-        for i in range(count)
-    ]
+def crops_of(saliency, num_labels, side=30, count=200):
+    return [draw_crop(saliency, num_labels, side, np.random.default_rng(i)) for i in range(count)]
 
 
 def one_defect():
@@ -44,7 +41,7 @@ def test_a_labelled_crop_is_supported_or_free_of_anything_salient():
     kinds = set()
     for crop, keeps in crops_of(saliency, 1):
         share = (saliency[crop] >= 0.5).mean()
-        assert share >= 0.01 if keeps else saliency[crop].max() == 0
+        assert share >= SUPPORT if keeps else saliency[crop].max() == 0
         kinds.add(keeps)
     assert kinds == {True, False}
 
@@ -60,12 +57,14 @@ def test_faint_saliency_is_neither_support_nor_background():
     saliency[10:20, 70:80] = 0.8
     for crop, keeps in crops_of(saliency, 1):
         assert keeps
-        assert crop == WHOLE or (saliency[crop] >= 0.5).mean() >= 0.01
+        assert crop == WHOLE or (saliency[crop] >= 0.5).mean() >= SUPPORT
 
 
 def test_too_little_support_gives_the_whole_image():
-    # 100 salient pixels of 900 are 11 %.
-    drawn = crops_of(one_defect(), 1, support=0.2)
+    saliency = np.zeros((60, 100), np.float32)
+    saliency[15, 75] = 0.8  # 1 salient pixel of the 900 of a crop is 0.11 %
+    assert 1 / 900 < SUPPORT < 2 / 900
+    drawn = crops_of(saliency, 1)
     assert all(crop == WHOLE for crop, keeps in drawn if keeps)
     assert any(keeps for _, keeps in drawn)
 

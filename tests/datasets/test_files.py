@@ -4,7 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from datasets.files import list_images, read_cam, read_image, read_mask, read_saliency, read_truth
 from datasets.record import NO_DEFECT, Record
@@ -89,6 +89,20 @@ def test_16_bit_colour_keeps_order_and_range(tmp_path, suffix, channels):
     image = read_image(path)
     assert image[0, 0].tolist() == [0, 0, 0] and image[0, 1].tolist() == [255, 255, 255]
     assert np.abs(image - levels[..., 2::-1] / 257).max() <= 1
+
+
+@pytest.mark.parametrize("pillow_can", [True, False])
+def test_16_bit_colour_tiff_is_read_as_rgb_by_any_release(tmp_path, monkeypatch, pillow_can):
+    blue_first = np.array([[[0, 32896, 65535], [65535, 0, 0]]], np.uint16)  # orange, blue
+    cv2.imwrite(str(tmp_path / "a.tif"), blue_first)
+    if not pillow_can:  # as older releases; OpenCV reads it, whose older releases lack the flag
+
+        def refuse(file: object) -> None:
+            raise UnidentifiedImageError("cannot identify image file")
+
+        monkeypatch.setattr(Image, "open", refuse)
+        monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB", raising=False)
+    assert read_image(tmp_path / "a.tif").tolist() == [[[255, 128, 0], [0, 0, 255]]]
 
 
 def test_exif_orientation_is_applied(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import pickle
 import struct
 import zipfile
@@ -15,9 +16,12 @@ from datasets.files import (
     read_saliency,
     voc_palette,
     write_cam,
+    write_csv,
     write_image,
+    write_json,
     write_mask,
     write_saliency,
+    write_text,
 )
 
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[60:180:5, 60:200:5], 128), -1).astype(np.uint8)
@@ -32,6 +36,16 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> Path:
     parts = make_cam()._asdict() | arrays
     np.savez(path, **{name: array for name, array in parts.items() if array is not None})
     return path
+
+
+WRITES = [
+    (write_image, SMOOTH),
+    (write_mask, SMOOTH[..., 0]),
+    (write_cam, make_cam()),
+    (write_json, {"a": 1}),
+    (write_text, "new"),
+    (write_csv, [["a", "b"]]),
+]
 
 
 def test_saliency_round_trip_is_exact_to_half_a_level_and_clips(tmp_path):
@@ -58,7 +72,7 @@ def test_masks_are_written_in_voc_colours(tmp_path):
         assert np.array_equal(np.array(picture), values)
         colours = np.array(picture.convert("RGB")).tolist()
     # Bits of the value from the lowest: red, green, blue at weight 128, then again at 64, 32.
-    # 15 = 0b1111: red 128 + 64, green 128, blue 128; 255: red 128+64+32, green likewise, blue 192.
+    # 15 = 0b1111: red 128 + 64, green 128, blue 128; 255: red 128+64+32, green the same, blue 192.
     assert colours == [
         [[0, 0, 0], [128, 0, 0], [0, 128, 0]],
         [[192, 128, 128], [224, 224, 192], [0, 0, 0]],
@@ -185,35 +199,30 @@ def test_picture_that_cannot_be_written_leaves_nothing_and_keeps_the_old_file(tm
     assert np.array_equal(read_image(tmp_path / "a.png"), SMOOTH)
 
 
-@pytest.mark.parametrize(
-    ("write", "content"),
-    [(write_image, SMOOTH), (write_mask, SMOOTH[..., 0]), (write_cam, make_cam())],
-)
+@pytest.mark.parametrize(("write", "content"), WRITES)
 def test_write_stopped_half_way_leaves_nothing_and_keeps_the_old_file(
     tmp_path, monkeypatch, write, content
 ):
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
 
-    def stop(*args: object, **options: object) -> None:
-        file = args[-1]
-        file.write(b"half")
-        file.flush()
+    def stop(first: Path | Image.Image, *args: object, **options: object) -> None:
+        file = first if isinstance(first, Path) else args[0]
+        with file.open("wb") as opened:
+            opened.write(b"half")
         assert path.read_bytes() == b"old"  # nobody sees the half
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", stop)
-    monkeypatch.setattr(np, "savez_compressed", stop)
+    monkeypatch.setattr(Path, "write_bytes", stop)
+    monkeypatch.setattr(Path, "write_text", stop)
     with pytest.raises(KeyboardInterrupt):
         write(path, content)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize(
-    ("write", "content"),
-    [(write_image, SMOOTH), (write_mask, SMOOTH[..., 0]), (write_cam, make_cam())],
-)
+@pytest.mark.parametrize(("write", "content"), WRITES)
 def test_write_replaces_the_old_file_and_never_writes_into_it(tmp_path, write, content):
     path, link = tmp_path / "a.png", tmp_path / "link"
     path.write_bytes(b"old")
@@ -221,3 +230,21 @@ def test_write_replaces_the_old_file_and_never_writes_into_it(tmp_path, write, c
     write(path, content)
     assert link.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "link"]
+
+
+def test_json_csv_and_text_are_written_in_utf_8_and_folders_are_made(tmp_path):
+    write_json(tmp_path / "new/a.json", {"class": "Kratzer ü", "iou": None})
+    text = (tmp_path / "new/a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"class": "Kratzer ü", "iou": None}
+    assert "ü" in text and text.endswith("}\n")
+    write_csv(tmp_path / "new/a.csv", [["name", "class"], ["1", 'a "big", ü']])
+    assert (tmp_path / "new/a.csv").read_bytes().decode() == 'name,class\r\n1,"a ""big"", ü"\r\n'
+    write_text(tmp_path / "new/a.txt", "ü\n")
+    assert (tmp_path / "new/a.txt").read_bytes() == "ü\n".encode()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_never_holds_numbers_that_json_does_not_know(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"iou": value})
+    assert not list(tmp_path.iterdir())

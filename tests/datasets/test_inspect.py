@@ -14,7 +14,7 @@ from configs.command_line import ROOT, run_stage
 from datasets.checks import Facts
 from datasets.files import read_image, write_image, write_mask
 from datasets.inspect import choose_examples
-from datasets.pictures import CELL, GAP, colour_legend, fit_cell, paint_mask
+from datasets.pictures import CELL, GAP
 from datasets.record import Record
 
 SIZE = (37, 50)
@@ -216,25 +216,6 @@ def test_examples_show_every_label_and_leave_defect_free_to_the_end():
     facts.append(Facts(Record("unreadable", Path("a"), (2,)), "train"))
     chosen = [found.record.classes for found in choose_examples(facts)]
     assert chosen == [(0,), (1,), (0, 1), (), (0,)]
-
-
-def test_cell_keeps_the_aspect_and_paint_the_background():
-    image = np.full((20, 80, 3), 100, np.uint8)
-    mask = np.zeros((20, 80), np.uint8)
-    mask[:, 40:] = 2
-    mask[:, 79] = 255
-    painted = paint_mask(image, mask)
-    # 0.4 of the image and 0.6 of green (0, 128, 0) or white.
-    assert painted[0, 0] * 255 == pytest.approx([100, 100, 100])
-    assert painted[0, 40] * 255 == pytest.approx([40, 116.8, 40])
-    assert painted[0, 79] * 255 == pytest.approx([193, 193, 193])
-    cell = fit_cell(painted)
-    assert cell.shape == (CELL + GAP, CELL + GAP, 3)
-    assert cell[:40, :160].all() and not cell[40:].any() and not cell[:, 160:].any()
-    assert fit_cell(np.ones((2, 4000, 3)))[0, 0].tolist() == [255, 255, 255]
-    assert colour_legend(CLASSES[:2]) == (
-        "RGB of the classes: inclusion (128, 0, 0), patches (0, 128, 0)"
-    )
 
 
 def test_module_does_not_hide_the_inspect_of_the_standard_library(miniature):

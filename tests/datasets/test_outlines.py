@@ -96,7 +96,7 @@ def test_labelme_circles_and_painted_masks_are_drawn(tmp_path):
     assert (truth[away & (disc > 3.5)] == 0).all()
 
 
-def test_folders_take_labelme_files_beside_the_images_or_under_masks(tmp_path):
+def test_folders_take_labelme_files_next_to_the_images_or_under_masks(tmp_path):
     root = tmp_path / "parts"
     for name in ("crack/1", "dent/2", "dent/3", "good/4"):
         picture(root / f"{name}.jpg")

@@ -1,16 +1,13 @@
-"""The single losses and their sum; the pixel contrast has its own file."""
+"""The single losses; the pixel contrast and the sum have their own files."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from configs.schema import LossConfig
 from losses.classification import classification_loss
 from losses.pixel import dice_loss, pixel_loss, pixel_targets
 from losses.saliency import saliency_loss
-from losses.stac import stac_loss
 from losses.token_contrast import token_contrast_loss
 
 DTYPES = [(torch.float64, 1e-9), (torch.float32, 1e-5)]
@@ -185,17 +182,6 @@ def test_pixel_targets_by_hand():
         pixel_targets(cams, saliency[..., :2], labels, (1, 3))
 
 
-def test_the_online_segmentation_head_does_not_move_the_cams():
-    inputs, arguments = stac_inputs(labels_of_three_images(3))
-    logits = random_tensor(3, 4, 3, 3, seed=7).requires_grad_()
-    alone = LossConfig(classification=0, patch=0, token=1e-9, saliency=0, contrast=0, pixel=2)
-    total, terms = stac_loss(**arguments, pixel_logits=logits, settings=alone, generator=seeded())
-    total.backward()
-    assert list(terms) == ["token", "pixel"]
-    assert total.item() == pytest.approx(2 * terms["pixel"].item(), rel=1e-6)
-    assert logits.grad.abs().sum() > 0 and inputs["cam"].grad is None
-
-
 def test_losses_stay_float32_under_autocast():
     labels = labels_of_three_images(3)
     logits = torch.randn(3, 3, dtype=torch.bfloat16)
@@ -217,72 +203,3 @@ def test_losses_stay_float32_under_autocast():
         assert loss.shape == ()
         assert loss.dtype == torch.float32
         assert torch.equal(loss, expected)
-
-
-def stac_inputs(labels):
-    num_images, num_classes = labels.shape
-    present = labels[..., None, None]
-    inputs = {
-        "class_logits": random_tensor(num_images, num_classes),
-        "patch_logits": random_tensor(num_images, num_classes, seed=1),
-        "class_tokens": random_tensor(4, num_images, num_classes, 6, seed=2) - 0.5,
-        "embedding": random_tensor(num_images, 8, 3, 2, seed=3) - 0.5,
-        "cam": random_tensor(num_images, num_classes, 12, 10, seed=4),
-        "cam2": random_tensor(num_images, num_classes, 12, 10, seed=5),
-    }
-    inputs = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
-    cams = (inputs["cam"] * present, inputs["cam2"] * present)
-    arguments = {name: inputs[name] for name in list(inputs)[:4]} | {"cams": cams}
-    arguments |= {"labels": labels, "saliency": random_tensor(num_images, 1, 12, 10, seed=6)}
-    return inputs, arguments
-
-
-def seeded():
-    return torch.Generator().manual_seed(3)
-
-
-def test_stac_loss_is_the_weighted_sum_of_its_terms():
-    labels = labels_of_three_images(3)
-    _, arguments = stac_inputs(labels)
-    settings = LossConfig(
-        classification=1.5, patch=0.5, token=3, saliency=2, contrast=0.25, token_layers=2
-    )
-    total, terms = stac_loss(**arguments, settings=settings, generator=seeded())
-    weights = {"classification": 1.5, "patch": 0.5, "token": 3, "saliency": 2, "contrast": 0.25}
-    assert list(terms) == list(weights)
-    expected = sum(weights[name] * terms[name] for name in weights)
-    torch.testing.assert_close(total.detach(), expected, rtol=1e-12, atol=0)
-    assert all(term.shape == () and not term.requires_grad for term in terms.values())
-    first, second = (F.mse_loss(c.sum(1, True), arguments["saliency"]) for c in arguments["cams"])
-    torch.testing.assert_close(terms["saliency"], (first + second).detach(), rtol=1e-12, atol=0)
-    token = token_contrast_loss(arguments["class_tokens"][2:], labels)
-    torch.testing.assert_close(terms["token"], token.detach(), rtol=1e-12, atol=0)
-
-
-def test_a_weight_of_zero_spares_the_loss_and_its_inputs():
-    _, arguments = stac_inputs(labels_of_three_images(3))
-    arguments |= {"embedding": None, "class_tokens": None, "cams": ()}
-    settings = LossConfig(contrast=0, token=0, saliency=0)
-    total, terms = stac_loss(**arguments, settings=settings, generator=seeded())
-    assert list(terms) == ["classification", "patch"]
-    assert total.item() == pytest.approx(sum(term.item() for term in terms.values()))
-
-
-def test_every_input_of_stac_loss_gets_a_gradient():
-    inputs, arguments = stac_inputs(labels_of_three_images(3))
-    total, _ = stac_loss(**arguments, settings=LossConfig(), generator=seeded())
-    total.backward()
-    for name, tensor in inputs.items():
-        assert tensor.grad.abs().sum() > 0, name
-
-
-def test_a_batch_of_defect_free_images_has_finite_loss_and_gradients():
-    inputs, arguments = stac_inputs(torch.zeros(2, 3))
-    total, terms = stac_loss(**arguments, settings=LossConfig(), generator=seeded())
-    total.backward()
-    assert total.isfinite()
-    assert terms["contrast"] == 0
-    assert terms["token"] == 0
-    for tensor in inputs.values():
-        assert tensor.grad.isfinite().all()
-    assert inputs["class_logits"].grad.abs().sum() > 0

@@ -1,66 +1,47 @@
-"""Pooling, combination, normalisation and resizing of CAMs against slow references."""
+"""The types of CAMs, normalisation and resizing against slow references."""
 
 import math
 
 import pytest
 import torch
 
-from models.cam import combine, min_max, pool_patches, resize_and_sum, training_cam
+from models.cam import guided_cams, min_max, raw_cam, resize_and_sum
+from models.stac import StacOutput
 
 DTYPES = [(torch.float64, 1e-9), (torch.float32, 1e-5)]
 
 
-def slow_pool(values, decay, unit):
-    ranked = sorted(values, reverse=True)
-    weights = [decay ** (rank * unit) for rank in range(len(ranked))]
-    return sum(v * w for v, w in zip(ranked, weights, strict=True)) / sum(weights)
-
-
-@pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
-@pytest.mark.parametrize("scale_window", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-def test_pooling_matches_a_loop(num_classes, scale_window, dtype, tolerance):
-    generator = torch.Generator().manual_seed(num_classes)
-    maps = torch.randn(2, num_classes, 5, 7, generator=generator, dtype=torch.float64)
-    pooled = pool_patches(maps.to(dtype), 0.9, scale_window)
-    unit = 196 / 35 if scale_window else 1
-    for image in range(2):
-        for k in range(num_classes):
-            expected = slow_pool(maps[image, k].flatten().tolist(), 0.9, unit)
-            assert pooled[image, k].item() == pytest.approx(expected, rel=tolerance)
-
-
-def test_pooling_window_is_the_same_share_of_any_grid():
-    """Repeating every patch 2 x 2 leaves the scaled pooling (nearly) as it was."""
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(1, 3, 14, 14, generator=generator)
-    finer = maps.repeat_interleave(2, -1).repeat_interleave(2, -2)
-    torch.testing.assert_close(pool_patches(finer), pool_patches(maps), rtol=0, atol=2e-3)
-    paper = pool_patches(finer, scale_window=False)
-    assert (paper - pool_patches(maps)).abs().max() > 0.05
-
-
-def test_decay_of_one_is_the_mean():
-    maps = torch.arange(6.0).view(1, 1, 2, 3)
-    assert pool_patches(maps, decay=1.0).item() == pytest.approx(2.5)
+def output_of(attention, patch_map, feature_map=None, pixel_logits=None):
+    """Return a localiser's output of which only the parts of the CAMs are there."""
+    empty = torch.zeros(0)
+    return StacOutput(
+        class_logits=empty,
+        patch_logits=empty,
+        class_tokens=empty,
+        patch_map=patch_map,
+        class_attention=attention,
+        feature_map=patch_map if feature_map is None else feature_map,
+        embedding=empty,
+        pixel_logits=pixel_logits,
+    )
 
 
 def test_cam_types_by_hand():
     attention = torch.tensor([[[[0.25, 0.5]]]])
     logits = torch.tensor([[[[4.0, -1.0]]]])
-    assert combine("patchcam", attention, logits).flatten().tolist() == [4.0, 0.0]
-    assert combine("attention", attention, logits).flatten().tolist() == [0.25, 0.5]
+    output = output_of(attention, logits)
+    assert raw_cam(output, "patchcam").flatten().tolist() == [4.0, 0.0]
+    assert raw_cam(output, "attention").flatten().tolist() == [0.25, 0.5]
     # sqrt(0.25 * 4) = 1, sqrt(0.5 * 0) = 0
-    assert combine("fused", attention, logits).flatten().tolist() == [1.0, 0.0]
-    assert combine("product", attention, logits).flatten().tolist() == [1.0, 0.0]
+    assert raw_cam(output, "fused").flatten().tolist() == [1.0, 0.0]
     # Of two classes, each against the background: sigmoid(1 - 1) and sigmoid(2 - 1)
     pixel_logits = torch.tensor([1.0, 1.0, 2.0]).view(1, 3, 1, 1)
-    pixel = combine("pixel", attention, logits, pixel_logits=pixel_logits).flatten().tolist()
-    assert pixel == pytest.approx([0.5, 0.731059], abs=1e-6)
+    pixel = raw_cam(output_of(attention, logits, pixel_logits=pixel_logits), "pixel").flatten()
+    assert pixel.tolist() == pytest.approx([0.5, 0.731059], abs=1e-6)
     with pytest.raises(ValueError, match=r"pixel, .* without .* head \(train\.pixel_block = 0\)"):
-        combine("pixel", attention, logits)
-    with pytest.raises(ValueError, match="expected patchcam, .* or pixel, got 'grad'"):
-        combine("grad", attention, logits)
+        raw_cam(output, "pixel")
+    with pytest.raises(ValueError, match="expected patchcam, .* fused or pixel, got 'product'"):
+        raw_cam(output, "product")
 
 
 def test_min_max_by_hand_and_constant_maps_are_zero():
@@ -99,38 +80,43 @@ def bilinear(values, height, width):
 
 @pytest.mark.parametrize("num_classes", [1, 3, 6, 20])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-def test_training_cam_matches_a_loop(num_classes, dtype, tolerance):
+def test_guided_cams_match_a_loop(num_classes, dtype, tolerance):
     """Product, resizing and min-max of cams1 and cams2, which differ in their logits alone."""
     generator = torch.Generator().manual_seed(num_classes)
-    attention = torch.rand(3, num_classes, 3, 4, generator=generator, dtype=torch.float64)
-    logits = torch.randn(3, num_classes, 3, 4, generator=generator, dtype=torch.float64)
+    shape = (3, num_classes, 3, 4)
+    attention = torch.rand(shape, generator=generator, dtype=torch.float64)
+    logits = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
     labels = torch.zeros(3, num_classes)
     labels[1, 0] = labels[2, 0] = labels[2, -1] = 1  # 0, 1 and up to 2 labels
     size = (13, 18)
-    got = training_cam(attention.to(dtype), logits.to(dtype), labels, size)
-    assert got.dtype == dtype
-    for b in range(3):
-        for k in range(num_classes):
-            raw = (attention[b, k] * logits[b, k].clamp_min(0)).tolist()
+    output = output_of(attention.to(dtype), logits[0].to(dtype), logits[1].to(dtype))
+    for got, of_patches in zip(guided_cams(output, labels, size), logits, strict=True):
+        assert got.dtype == dtype
+        expected = torch.zeros(3, num_classes, *size, dtype=torch.float64)
+        for b, k in labels.nonzero().tolist():
+            raw = (attention[b, k] * of_patches[b, k].clamp_min(0)).tolist()
             full = bilinear(raw, *size)
             low, high = min(map(min, full)), max(map(max, full))
-            for y in range(size[0]):
-                for x in range(size[1]):
-                    expected = (full[y][x] - low) / (high - low) if labels[b, k] else 0.0
-                    assert math.isclose(
-                        got[b, k, y, x], expected, rel_tol=tolerance, abs_tol=tolerance
-                    )
+            expected[b, k] = (torch.tensor(full, dtype=torch.float64) - low) / (high - low)
+        torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_guided_cams_are_float32_of_half_precision():
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.rand(1, 1, 3, 4, generator=generator)
+    logits = torch.randn(1, 1, 3, 4, generator=generator).bfloat16()
+    for maps in guided_cams(output_of(attention, logits), torch.ones(1, 1), (9, 10)):
+        assert maps.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("cam_type", ["patchcam", "attention", "fused", "product"])
+@pytest.mark.parametrize("cam_type", ["patchcam", "attention", "fused"])
 def test_types_scales_and_mirror_images_match_a_loop(cam_type, dtype, tolerance):
     """Inference: per scale the map plus the mirrored map of the mirror image, resized, added."""
     formulas = {
         "patchcam": lambda m, g: max(g, 0.0),
         "attention": lambda m, g: m,
         "fused": lambda m, g: math.sqrt(m * max(g, 0.0)),
-        "product": lambda m, g: m * max(g, 0.0),
     }
     generator = torch.Generator().manual_seed(3)
     total = [[[0.0] * 9 for _ in range(7)] for _ in range(2)]
@@ -141,7 +127,7 @@ def test_types_scales_and_mirror_images_match_a_loop(cam_type, dtype, tolerance)
             for _ in range(2)
         ]  # of the image and of its mirror image: M before taking its size, g
         combined = [
-            combine(cam_type, attention.abs().to(dtype), logits.to(dtype))
+            raw_cam(output_of(attention.abs().to(dtype), logits.to(dtype)), cam_type)
             for attention, logits in views
         ]
         maps.append(combined[0] + combined[1].flip(-1))
@@ -168,38 +154,28 @@ def test_types_scales_and_mirror_images_match_a_loop(cam_type, dtype, tolerance)
         torch.testing.assert_close(found, normalised, rtol=tolerance, atol=tolerance)
 
 
-def test_fused_training_maps_have_a_finite_gradient_where_the_product_is_zero():
+def test_fused_maps_have_a_finite_gradient_where_the_product_is_zero():
     attention = torch.tensor([[[[0.25, 0.5, 0.1]]]], requires_grad=True)
     logits = torch.tensor([[[[4.0, -1.0, 0.0]]]], requires_grad=True)
-    combine("fused", attention, logits).sum().backward()
+    raw_cam(output_of(attention, logits), "fused").sum().backward()
     # d sqrt(m g) / dm = sqrt(g / m) / 2 = 2, / dg = sqrt(m / g) / 2 = 0.125; 0 where the map is
     assert attention.grad.flatten().tolist() == pytest.approx([2.0, 0.0, 0.0])
     assert logits.grad.flatten().tolist() == pytest.approx([0.125, 0.0, 0.0])
-
-
-@pytest.mark.parametrize("cam_type", ["patchcam", "attention", "fused"])
-def test_training_can_guide_any_type_of_map(cam_type):
-    generator = torch.Generator().manual_seed(0)
-    attention = torch.rand(2, 3, 3, 5, generator=generator)
-    logits = torch.randn(2, 3, 3, 5, generator=generator)
-    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    maps = training_cam(attention, logits, labels, (9, 20), cam_type)
-    native = resize_and_sum([combine(cam_type, attention, logits)[0]], (9, 20))
-    torch.testing.assert_close(maps[0, 0], min_max(native)[0])
-    assert not maps[1].any()
-    assert not maps[0, 1].any()
 
 
 def test_a_map_without_a_positive_logit_is_revived_and_learns():
     attention = torch.full((1, 2, 2, 2), 0.25)
     logits = torch.tensor([[[[-3.0, -2.0], [-1.0, -3.0]], [[-1.0, 2.0], [0.0, -4.0]]]])
     # The first class is negative everywhere: less its minimum. The second is as ever.
-    assert combine("patchcam", attention, logits).tolist() == [[[[0, 1], [2, 0]], [[0, 2], [0, 0]]]]
-    assert combine("patchcam", attention, logits, revive=False)[0, 0].tolist() == [[0, 0], [0, 0]]
-    assert combine("product", attention, logits)[0, 0].tolist() == [[0, 0.25], [0.5, 0]]
+    output = output_of(attention, logits)
+    assert raw_cam(output, "patchcam").tolist() == [[[[0, 1], [2, 0]], [[0, 2], [0, 0]]]]
+    assert raw_cam(output, "patchcam", revive=False)[0, 0].tolist() == [[0, 0], [0, 0]]
+    # Roots of 0.25 and of 0.5.
+    fused = raw_cam(output, "fused")[0, 0].flatten().tolist()
+    assert fused == pytest.approx([0, 0.5, 0.70710678, 0])
 
     logits.requires_grad_()
-    guided = training_cam(attention, logits, torch.tensor([[1.0, 0.0]]), (4, 4))
+    guided, _ = guided_cams(output_of(attention, logits), torch.tensor([[1.0, 0.0]]), (4, 4))
     assert guided[0, 0].amax() == 1 and not guided[0, 1].any()
     (guided[:, :, :2, :2].sum() - guided[:, :, 2:, 2:].sum()).backward()
     assert logits.grad[0, 0].abs().sum() > 0

@@ -1,7 +1,12 @@
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
-from models.device import amp_dtype, autocast, select_device
+from models import device
+from models.device import amp_dtype, autocast, full_precision, select_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -11,13 +16,26 @@ def set_gpu(monkeypatch: pytest.MonkeyPatch, *, there: bool = True, bf16: bool =
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
 
 
+def hide_driver(monkeypatch: pytest.MonkeyPatch, path: Path, *, tool: str | None) -> None:
+    """Let the machine look as if `path` were its NVIDIA driver and `tool` its nvidia-smi."""
+    places = {"/proc/driver/nvidia/version": path}
+    monkeypatch.setattr(device, "Path", lambda name: places.get(name) or Path(name))
+    monkeypatch.setattr(shutil, "which", lambda name: tool)
+
+
+@pytest.fixture(autouse=True)
+def no_driver(monkeypatch, tmp_path):
+    hide_driver(monkeypatch, tmp_path / "no_driver", tool=None)
+
+
 @pytest.mark.parametrize(
     ("name", "there", "expected"),
     [("auto", True, GPU), ("auto", False, CPU), ("cpu", True, CPU), ("cuda", True, GPU)],
 )
-def test_device_is_chosen_by_name_and_by_what_is_there(monkeypatch, name, there, expected):
+def test_device_is_chosen_by_name_and_by_what_is_there(monkeypatch, capsys, name, there, expected):
     set_gpu(monkeypatch, there=there)
     assert select_device(name) == expected
+    assert capsys.readouterr().out == ""
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch):
@@ -25,6 +43,33 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch):
     expected = "--device cuda: expected a CUDA GPU, found none. Use --device cpu."
     with pytest.raises(ValueError, match=expected):
         select_device("cuda")
+
+
+@pytest.mark.parametrize("seen_by", ["driver", "nvidia-smi"])
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [
+        (None, r"this PyTorch \(.*\) has no CUDA; install a CUDA build of PyTorch"),
+        ("12.8", r"CUDA 12\.8 cannot reach it; check its driver"),
+    ],
+)
+def test_a_gpu_that_is_not_used_says_why(monkeypatch, tmp_path, capsys, seen_by, cuda, reason):
+    set_gpu(monkeypatch, there=False)
+    (tmp_path / "version").touch()
+    path, tool = (tmp_path / "version", None) if seen_by == "driver" else (tmp_path / "none", "smi")
+    hide_driver(monkeypatch, path, tool=tool)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert select_device("auto") == CPU
+    printed = capsys.readouterr().out
+    warning = f"warning: running on the CPU: an NVIDIA GPU is there, but {reason}\\.\n"
+    assert re.fullmatch(warning, printed)
+    expected = (
+        rf"--device cuda: expected a CUDA GPU, .* is there, but {reason}\. Use --device cpu\."
+    )
+    with pytest.raises(ValueError, match=expected):
+        select_device("cuda")
+    assert select_device("cpu") == CPU
+    assert capsys.readouterr().out == ""  # asked for
 
 
 @pytest.mark.parametrize(
@@ -55,8 +100,26 @@ def test_amp_mode_on_a_gpu(monkeypatch, mode, bf16, expected):
 )
 def test_amp_mode_on_a_cpu(monkeypatch, mode, capabilities, expected):
     set_gpu(monkeypatch, bf16=True)  # a GPU that is not used decides nothing
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert amp_dtype(CPU, mode) is expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu sse2 avx512_bf16 avx512f", torch.bfloat16),
+        ("fpu amx_bf16 amx_tile", torch.bfloat16),
+        ("fpu sse2 avx512f avx512_bf16_not", None),
+        (None, None),  # no such file: macOS, Windows
+    ],
+)
+def test_before_pytorch_2_6_bf16_is_read_from_the_cpu_flags(monkeypatch, tmp_path, flags, expected):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    cpu_info = tmp_path / "cpuinfo"
+    if flags:
+        cpu_info.write_text(f"model name\t: some CPU\nflags\t\t: {flags}\nbogomips\t: 5000\n")
+    monkeypatch.setattr(device, "Path", {"/proc/cpuinfo": cpu_info}.__getitem__)
+    assert amp_dtype(CPU, "auto") is expected
 
 
 def test_amp_modes_a_device_lacks_are_refused(monkeypatch):
@@ -76,3 +139,16 @@ def test_autocast_multiplies_in_its_type(dtype, expected):
         result = layer(torch.ones(1, 3))
     assert result.dtype is expected
     assert layer(torch.ones(1, 3)).dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_full_precision_is_at_least_float32(dtype, expected):
+    assert full_precision(torch.ones(1, dtype=dtype)).dtype is expected

@@ -3,13 +3,18 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
+from configs import TrainConfig
 from models.optim import (
-    batches_of,
+    epoch_batches,
+    epoch_seed,
     finite_or_raise,
     mean_terms,
+    optimizer_step,
     parameter_groups,
     set_lr,
+    steps_per_epoch,
     warmup_cosine,
 )
 
@@ -129,7 +134,73 @@ def test_finite_loss_passes():
 
 
 def test_the_last_batch_may_be_smaller():
-    assert [batches_of(n, 4) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
+    assert [steps_per_epoch(n, 4) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
+
+
+def test_a_last_batch_below_the_least_is_left_out():
+    assert [steps_per_epoch(n, 4, least_batch=2) for n in (2, 4, 5, 6, 9)] == [1, 1, 1, 2, 2]
+    expected = r"training images: expected at least 2 outside the validation part, got 1\. Add im"
+    with pytest.raises(ValueError, match=expected):
+        steps_per_epoch(1, 4, least_batch=2)
+    with pytest.raises(ValueError, match="expected at least 1 outside the validation part, got 0"):
+        steps_per_epoch(0, 4)
+
+
+class Indices(Dataset):
+    """Items are their own index."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def batches(length: int, epoch: int, seed: int = 0, least: int = 1, workers: int = 0) -> list[list]:
+    settings = TrainConfig(batch_size=4, seed=seed)
+    cpu = torch.device("cpu")
+    loader = epoch_batches(Indices(length), settings, workers, cpu, epoch, least)
+    return [batch.tolist() for batch in loader]
+
+
+@pytest.mark.parametrize("least", [1, 2])
+@pytest.mark.parametrize("length", [2, 4, 5, 6, 9])
+def test_an_epoch_has_the_batches_that_were_counted_and_no_image_twice(length, least):
+    drawn = batches(length, 0, least=least)
+    assert len(drawn) == steps_per_epoch(length, 4, least)
+    images = [index for batch in drawn for index in batch]
+    left_out = length % 4 if length % 4 < least else 0
+    assert len(set(images)) == len(images) == length - left_out
+    assert min(map(len, drawn)) >= least
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
+    torch.manual_seed(1)
+    first = batches(12, epoch=3, seed=5)
+    torch.manual_seed(2)
+    assert batches(12, epoch=3, seed=5) == batches(12, epoch=3, seed=5, workers=1) == first
+    assert batches(12, epoch=4, seed=5) != first
+    assert batches(12, epoch=3, seed=6) != first
+
+
+def test_epochs_of_neighbouring_seeds_share_no_seed():
+    seeds = [epoch_seed(seed, epoch) for seed in range(4) for epoch in range(1000)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_step_clips_the_gradient_and_clears_it():
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for clip_norm, expected in ((1.0, [-0.6, -0.8]), (0.0, [-3.6, -4.8])):
+        model.weight.grad = torch.tensor([[3.0, 4.0]])  # its norm is 5
+        optimizer_step(model, optimizer, scaler, clip_norm)
+        assert model.weight.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+        assert model.weight.grad is None
 
 
 def test_terms_are_averaged_over_rows():

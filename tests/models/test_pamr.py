@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models import refine
+import models.pamr
 from models.pamr import OFFSETS, SHARPNESS, pamr
 
 
@@ -66,12 +66,17 @@ def test_large_images_are_refined_in_blocks_with_the_same_result(monkeypatch):
     image = torch.rand(3, 45, 70, generator=generator)
     maps = torch.rand(2, 45, 70, generator=generator)
     whole = pamr(image, maps, 3, (1, 2))
-    monkeypatch.setattr(refine, "BLOCK", 16)
+    monkeypatch.setattr(models.pamr, "BLOCK", 16)
     torch.testing.assert_close(pamr(image, maps, 3, (1, 2)), whole)
 
 
 def test_no_map_stays_no_map():
     assert pamr(torch.rand(3, 5, 6), torch.zeros(0, 5, 6)).shape == (0, 5, 6)
+
+
+def test_no_step_changes_nothing():
+    maps = torch.rand(2, 5, 6)
+    assert torch.equal(pamr(torch.rand(3, 5, 6), maps, 0), maps)
 
 
 def test_other_size_is_refused():

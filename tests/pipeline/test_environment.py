@@ -10,8 +10,9 @@ from pathlib import Path
 import packaging
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE_IT = 'set -euo pipefail; source ./setup_environment.sh; echo "python=$python"'
+from configs.command_line import ROOT
+
+SOURCE_IT = 'source ./setup_environment.sh; echo "python=$python"'
 WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
@@ -26,11 +27,11 @@ def checkout(tmp_path):
     return folder
 
 
-def set_up(checkout, python=sys.executable):
+def set_up(checkout, python=sys.executable, before=":"):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
     environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "wheels", "PIP_CONFIG_FILE": os.devnull}
     return subprocess.run(
-        ["bash", "-c", SOURCE_IT],
+        ["bash", "-c", f"set -euo pipefail; {before}; {SOURCE_IT}"],
         cwd=checkout,
         env=environment | {"PYTHON": str(python)},
         capture_output=True,
@@ -67,6 +68,11 @@ def fake_python(path, *refused):
 
 def check(tmp_path, requirements, **versions):
     """Check requirements against an environment that has just packaging and these versions."""
+    return run_check(tmp_path, requirements, stub_site(tmp_path, versions))
+
+
+def stub_site(tmp_path, versions):
+    """Return a folder of packages that has packaging, and metadata alone of these versions."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "packaging").symlink_to(Path(packaging.__file__).parent)
@@ -74,14 +80,14 @@ def check(tmp_path, requirements, **versions):
         info = site / f"{name}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(metadata(name, version))
-    return run_check(tmp_path, requirements, site)
+    return site
 
 
-def run_check(tmp_path, requirements, site):
+def run_check(tmp_path, requirements, site, *more_files):
     path = tmp_path / "requirements.txt"
     path.write_text(requirements)
     run = subprocess.run(
-        [sys.executable, "-S", ROOT / "check_requirements.py", path],
+        [sys.executable, "-S", ROOT / "check_requirements.py", path, *more_files],
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
@@ -116,10 +122,57 @@ def test_the_shipped_requirements_have_lower_bounds_that_can_be_read(tmp_path):
     requirements = (ROOT / "requirements.txt").read_text()
     names = [line.split(">=")[0] for line in requirements.splitlines() if ">=" in line]
 
-    assert {"torch", "timm", "pytest", "ruff", "packaging"} <= set(names)
+    assert {"torch", "timm", "scipy", "pydantic", "packaging"} <= set(names)
+    assert not {"pytest", "ruff", "hypothesis"} & set(names)
     code, printed = check(tmp_path, requirements.replace(">=", ">=9999."))
     assert code == 1
     assert all(f"{name}>=9999." in printed for name in names)
+
+
+ACCEPTED = {  # a user's environment: a CUDA build of PyTorch and packages of its time
+    "torch": "2.5.1+cu124",
+    "torchvision": "0.20.1+cu124",
+    "timm": "1.0.20",
+    "segmentation_models_pytorch": "0.5.0",
+    "numpy": "1.26.4",
+    "scipy": "1.11.4",
+    "opencv_python": "4.8.1.78",
+    "pillow": "10.4.0",
+    "scikit_learn": "1.3.2",
+    "pydantic": "2.9.2",
+    "pycocotools": "2.0.8",
+    "onnx": "1.17.0",
+    "onnxruntime_gpu": "1.20.1",
+    "onnxscript": "0.3.0",
+    "safetensors": "0.4.5",
+    "tensorboard": "2.18.0",
+    "tqdm": "4.66.5",
+    "packaging": "24.1",
+}
+
+
+def test_an_environment_of_pytorch_2_5_is_accepted_without_test_tools(tmp_path):
+    requirements = (ROOT / "requirements.txt").read_text()
+
+    assert check(tmp_path, requirements, **ACCEPTED) == (0, "")
+    path = tmp_path / "requirements-dev.txt"
+    path.write_text((ROOT / "requirements-dev.txt").read_text())
+    code, printed = run_check(tmp_path, requirements, tmp_path / "site", path)
+    assert code == 1
+    assert "pytest" in printed
+    assert "torch" not in printed
+
+
+def test_an_active_python_of_pytorch_2_5_is_taken_and_no_venv_is_made(checkout, tmp_path):
+    shutil.copy(ROOT / "requirements.txt", checkout / "requirements.txt")
+    site = stub_site(tmp_path, ACCEPTED)
+    python = tmp_path / "python3"
+    python.write_text(f'#!/usr/bin/env bash\nPYTHONPATH={site} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+
+    run = set_up(checkout, python)
+    assert (run.returncode, run.stdout) == (0, f"python={python}\n"), run.stderr
+    assert not (checkout / ".venv").exists()
 
 
 def test_an_active_python_that_satisfies_all_is_taken(checkout):
@@ -176,9 +229,32 @@ def test_a_python_without_the_venv_module_names_the_package(checkout, tmp_path):
     assert not (checkout / ".venv").exists()
 
 
-def test_run_tests_explains_itself_without_setting_up():
+def test_further_files_are_asked_for_too_and_the_venv_is_completed(checkout):
+    write_wheel(checkout / "wheels", "stac_dummy", "1.5")
+    write_wheel(checkout / "wheels", "stac_tool", "3.0")
+    write_wheel(checkout / "wheels", "packaging", "99.0", Path(packaging.__file__).parent)
+    (checkout / "requirements-dev.txt").write_text("stac-tool>=3.0\n")
+    both = "requirement_files=(requirements.txt requirements-dev.txt)"
+
+    assert set_up(checkout).returncode == 0
+    site = ".venv/lib/*/site-packages/stac_tool-3.0.dist-info"
+    assert not [*checkout.glob(site)]
+    completed = set_up(checkout, before=both)
+    assert completed.returncode == 0, completed.stderr
+    assert "Setting up" in completed.stdout
+    assert [*checkout.glob(site)]
+    assert "Setting up" not in set_up(checkout, before=both).stdout
+    assert "Setting up" not in set_up(checkout).stdout
+
+
+@pytest.mark.parametrize("script", ["run_tests.sh", "run_STAC.sh"])
+def test_scripts_explain_themselves_without_setting_up(script):
     run = subprocess.run(
-        ["bash", ROOT / "run_tests.sh", "--help"], capture_output=True, text=True, check=True
+        ["bash", ROOT / script, "--help"],
+        env=os.environ | {"PYTHON": "/no/such/python"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
-    assert run.stdout.startswith("usage: bash run_tests.sh [PYTEST ARGUMENT ...]")
+    assert run.stdout.startswith(f"usage: bash {script} [")

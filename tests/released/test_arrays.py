@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.command_line import ROOT
 from released.arrays import read_released_cam, read_released_labels, read_released_list
 
-SHARED = Path(os.environ.get("STAC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+RELEASED = Path(os.environ.get("STAC_SHARED", ROOT.parent / "shared")) / "published_cams"
 
 
 def write_pickled(path: Path, content: object, protocol: int = 3) -> Path:
@@ -36,16 +37,17 @@ def ramp(height: int = 5, width: int = 7) -> np.ndarray:
 @pytest.mark.parametrize("protocol", range(5))
 def test_cam_is_read_exactly_from_every_protocol(tmp_path, protocol):
     maps = {2: ramp(), 0: np.asfortranarray(ramp()[::-1])}
-    cam = read_released_cam(write_pickled(tmp_path / "a.npy", maps, protocol))
-    assert cam.classes.tolist() == [0, 2]
-    assert cam.classes.dtype == np.int64
-    assert cam.cam.dtype == np.float32
-    assert np.array_equal(cam.cam, np.stack([ramp()[::-1], ramp()]))
+    read, classes = read_released_cam(write_pickled(tmp_path / "a.npy", maps, protocol))
+    assert classes.tolist() == [0, 2]
+    assert classes.dtype == np.int64
+    assert read.dtype == np.float32
+    assert np.array_equal(read, np.stack([ramp()[::-1], ramp()]))
 
 
 def test_cam_written_by_numpy_itself_is_read(tmp_path):
     np.save(tmp_path / "a.npy", {1: ramp()}, allow_pickle=True)
-    assert np.array_equal(read_released_cam(tmp_path / "a.npy").cam[0], ramp())
+    maps, _ = read_released_cam(tmp_path / "a.npy")
+    assert np.array_equal(maps, ramp()[None])
 
 
 def test_cam_named_by_old_numpy_is_read(tmp_path):
@@ -53,25 +55,27 @@ def test_cam_named_by_old_numpy_is_read(tmp_path):
     array[()] = {1: ramp()}
     stream = pickle.dumps(array, protocol=2)
     names = stream.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert np.array_equal(
-        read_released_cam(write_stream(tmp_path / "a.npy", names)).cam[0], ramp()
-    )
+    maps, _ = read_released_cam(write_stream(tmp_path / "a.npy", names))
+    assert np.array_equal(maps, ramp()[None])
 
 
 def test_big_endian_double_cam_becomes_float32(tmp_path):
     path = write_pickled(tmp_path / "a.npy", {0: ramp().astype(">f8")})
-    assert np.array_equal(read_released_cam(path).cam[0], ramp())
+    maps, _ = read_released_cam(path)
+    assert maps.dtype == np.float32
+    assert np.array_equal(maps, ramp()[None])
 
 
 def test_cam_without_classes_is_empty(tmp_path):
-    cam = read_released_cam(write_pickled(tmp_path / "a.npy", {}))
-    assert cam.cam.shape == (0, 0, 0)
-    assert cam.classes.shape == (0,)
+    maps, classes = read_released_cam(write_pickled(tmp_path / "a.npy", {}))
+    assert maps.shape == (0, 0, 0)
+    assert classes.shape == (0,)
 
 
 def test_rounding_beyond_one_is_clipped(tmp_path):
     path = write_pickled(tmp_path / "a.npy", {0: ramp() * np.float32(1.00001)})
-    assert read_released_cam(path).cam.max() == 1
+    maps, _ = read_released_cam(path)
+    assert maps.max() == 1
 
 
 def test_labels_are_read_with_their_names(tmp_path):
@@ -229,15 +233,15 @@ def test_empty_lists_and_repeated_names_are_refused(tmp_path, text, got):
 
 
 @pytest.mark.skipif(
-    not (SHARED / "published_cams").is_dir(), reason="no published_cams (STAC_SHARED)"
+    not RELEASED.is_dir(), reason="no released CAMs; STAC_SHARED names their folder"
 )
 @pytest.mark.parametrize("kind", ["patchcam", "fused"])
-def test_published_cams_equal_what_numpy_reads(kind):
-    paths = sorted((SHARED / "published_cams" / kind).glob("*.npy"))
+def test_released_cams_equal_what_numpy_reads(kind):
+    paths = sorted((RELEASED / kind).glob("*.npy"))
     assert len(paths) == 24
     for path in paths:
         expected = np.load(path, allow_pickle=True).item()
-        cam = read_released_cam(path)
-        assert cam.classes.tolist() == sorted(expected)
-        for k, found in zip(cam.classes, cam.cam, strict=True):
-            assert np.array_equal(found, expected[k])
+        maps, classes = read_released_cam(path)
+        assert classes.tolist() == sorted(expected)
+        for k, of_class in zip(classes, maps, strict=True):
+            assert np.array_equal(of_class, expected[k])

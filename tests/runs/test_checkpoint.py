@@ -1,12 +1,17 @@
+import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
+from configs import Config, LossConfig, TrainConfig, to_dict
 from runs.checkpoint import (
+    Checkpoint,
+    check_classes,
     load_checkpoint,
     restore_training,
     save_checkpoint,
@@ -16,13 +21,13 @@ from runs.checkpoint import (
 
 CONTENT = {
     "model": OrderedDict(weight=torch.arange(6.0).view(2, 3), half=torch.ones(2).half()),
-    "config": {"train": {"image_size": [224, 224], "lr": 5e-3, "flip": True, "types": ("a",)}},
+    "config": {"train": {"image_size": [224, 192], "lr": 5e-3}, "loss": {"token": 0.5}},
     "class_names": ["inclusion", "patches"],
     "best": None,
 }
 
 
-def load(path: Path) -> dict:
+def load(path: Path) -> Checkpoint:
     return load_checkpoint(path, "train_stac.py")
 
 
@@ -44,6 +49,9 @@ class CreatesFile:
 def test_checkpoint_round_trip(tmp_path):
     save_checkpoint(tmp_path / "new/a.pt", CONTENT)
     found = load(tmp_path / "new/a.pt")
+    assert found.path == tmp_path / "new/a.pt"
+    assert found.config.train == TrainConfig(image_size=(224, 192))
+    assert found.config.loss == LossConfig(token=0.5)
     model, expected = found.pop("model"), dict(CONTENT)
     for name, tensor in expected.pop("model").items():
         assert torch.equal(model.pop(name), tensor)
@@ -53,7 +61,7 @@ def test_checkpoint_round_trip(tmp_path):
 
 
 def test_failing_save_leaves_nothing_and_keeps_the_old_file(tmp_path):
-    unwritable = {"model": {}, "code": lambda: None}
+    unwritable = {**CONTENT, "code": lambda: None}
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         save_checkpoint(tmp_path / "a.pt", unwritable)
     assert not list(tmp_path.iterdir())
@@ -166,7 +174,8 @@ def test_resumed_training_equals_training_in_one_go(tmp_path):
     train(stopped, optimizer, range(2))
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})
     progress = {"epoch": 2, "step": 6, "best_loss": float("inf")}
-    save_checkpoint(tmp_path / "a.pt", training_state(stopped, optimizer, scaler, progress))
+    state = training_state(stopped, optimizer, scaler, progress)
+    save_checkpoint(tmp_path / "a.pt", {**state, "config": {}})
 
     resumed, optimizer, scaler = start()
     found = restore_training(load(tmp_path / "a.pt"), resumed, optimizer, scaler)
@@ -183,6 +192,47 @@ def test_checkpoint_of_another_network_is_refused():
     state = training_state(nn.Linear(3, 5), optimizer, scaler, {"epoch": 1})
     with pytest.raises(RuntimeError, match="Missing key"):
         restore_training(state, model, optimizer, scaler)
+
+
+def test_averaged_weights_are_the_model_and_the_trained_ones_are_kept(tmp_path):
+    model, optimizer, scaler = start()
+    average = ModelEmaV3(model, decay=0.5)
+    train(model, optimizer, range(1))
+    average.update(model)
+    state = training_state(model, optimizer, scaler, {"epoch": 1}, average)
+    save_checkpoint(tmp_path / "a.pt", {**state, "config": {}})
+
+    other, optimizer, scaler = start()
+    other_average = ModelEmaV3(other, decay=0.5)
+    restore_training(load(tmp_path / "a.pt"), other, optimizer, scaler, other_average)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+    for name, tensor in average.module.state_dict().items():
+        assert torch.equal(other_average.module.state_dict()[name], tensor)
+        assert torch.equal(load(tmp_path / "a.pt")["model"][name], tensor)
+
+
+def test_a_checkpoint_of_an_earlier_version_names_the_settings_that_are_gone(tmp_path):
+    old = to_dict(Config())
+    old["train"] |= {"split_block": 4, "flip": True}
+    save_checkpoint(tmp_path / "a.pt", {**CONTENT, "config": old})
+    save_weights(tmp_path / "b.safetensors", {}, {"config": old})
+    for name in ("a.pt", "b.safetensors"):
+        expected = (
+            rf"{name}: expected settings of this version, got 2 of an earlier one: "
+            r"train\.split_block \(train\.frozen_blocks\); train\.flip \(always on\)\."
+        )
+        with pytest.raises(ValueError, match=expected):
+            load(tmp_path / name)
+
+
+def test_other_classes_or_another_order_of_them_are_refused(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", CONTENT)
+    checkpoint = load(tmp_path / "a.pt")
+    check_classes(checkpoint, ("inclusion", "patches"))
+    expected = r"a\.pt: expected the classes patches, inclusion, got inclusion, patches\. Train on"
+    with pytest.raises(ValueError, match=expected):
+        check_classes(checkpoint, ("patches", "inclusion"))
 
 
 def test_weights_and_facts_come_back_from_two_files(tmp_path):
@@ -207,3 +257,14 @@ def test_weights_without_their_facts_are_refused(tmp_path):
     (tmp_path / "model.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.json: expected the facts beside the wei"):
         load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_weights_may_be_read_by_whom_the_umask_lets(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(1)}, {})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("model.json", "model.safetensors"), 0o666 & ~umask)

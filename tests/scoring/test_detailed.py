@@ -132,5 +132,5 @@ def test_map_values_out_of_range_are_refused(bad):
 
 def test_a_map_of_another_size_is_refused():
     mask = np.zeros((4, 4), np.uint8)
-    with pytest.raises(ValueError, match="expected a map of"):
+    with pytest.raises(ValueError, match=r"size \(H, W\) of its mask, \(4, 4\), got \(4, 5\)"):
         DetailedScores(1).update(mask, mask, np.zeros((4, 5)))

@@ -1,9 +1,21 @@
 """Masks cut at thresholds, and thresholds found without masks, against loops and hand counts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from scoring.thresholds import MapCounts, auto_threshold, levelled, salient_level, seed_mask
+from datasets.record import Record
+from scoring import thresholds
+from scoring.thresholds import (
+    MapCounts,
+    auto_threshold,
+    count_maps,
+    counted_images,
+    levelled,
+    salient_level,
+    seed_mask,
+)
 
 
 def test_seed_is_the_highest_class_above_the_threshold_and_ties_go_to_background():
@@ -155,6 +167,68 @@ def test_salient_is_what_is_above_a_level():
 def test_saliency_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"saliency map of the size \(2, 3\), got \(3, 2\)"):
         MapCounts(1).add(np.zeros((1, 2, 3)), (0,), np.zeros((3, 2)))
+
+
+def test_the_rules_give_a_threshold_for_each_class():
+    counts = MapCounts(2, 0.5)
+    counts.add(np.array([[[0.2, 0.8]], [[0.4, 0.1]]]), (0, 1), np.array([[0.0, 1.0]]))
+    assert counts.thresholds("auto") == [counts.auto()] * 2
+    assert counts.thresholds("class") == counts.by_class()
+    assert counts.thresholds("agreement") == counts.agreement()
+
+
+def records_of(*classes: tuple[int, ...]) -> list[Record]:
+    return [Record(str(i), Path(f"{i}.png"), k) for i, k in enumerate(classes)]
+
+
+def test_maps_are_counted_as_they_are_read():
+    records = records_of((0,), (), (0, 1))
+    rng = np.random.default_rng(0)
+    maps = {r.name: rng.random((len(r.classes), 5, 4)) for r in records}
+    saliency = {r.name: rng.random((5, 4)) for r in records}
+
+    def read(record: Record) -> tuple[np.ndarray, tuple[int, ...]]:
+        return maps[record.name], record.classes
+
+    labelled = [saliency["0"], saliency["2"]]  # the defect-free image does not set the level
+    for salient_from, level in ((0.0, salient_level(labelled)), (0.75, 0.75)):
+        expected = MapCounts(2, level)
+        for record in records:
+            expected.add(*read(record), saliency[record.name])
+        counts = count_maps(records, read, 2, lambda r: saliency[r.name], salient_from)
+        for rule in ("auto", "class", "agreement"):
+            assert counts.thresholds(rule) == expected.thresholds(rule)
+
+    alone = count_maps(records, read, 2)
+    assert alone.thresholds("class") == expected.thresholds("class")
+    assert alone.agreement() == [alone.auto()] * 2  # there is nothing to agree with
+
+
+def test_maps_that_do_not_fit_name_their_image():
+    def read(record: Record) -> tuple[np.ndarray, tuple[int, ...]]:
+        return np.zeros((1, 2, 3)), record.classes
+
+    with pytest.raises(
+        ValueError, match=r"CAMs of 0: expected a saliency map of the size \(2, 3\)"
+    ):
+        count_maps(records_of((0,)), read, 1, lambda record: np.eye(4))
+
+
+def test_few_images_are_all_counted_but_for_those_without_label():
+    records = records_of((0,), (), (1,), (0, 1))
+    for rule in ("auto", "class", "agreement"):
+        chosen = counted_images(records, 2, rule)
+        assert sorted(record.name for record in chosen) == ["0", "2", "3"]
+    assert counted_images(records_of((), ()), 2, "class") == []
+
+
+def test_of_many_images_each_class_has_its_share(monkeypatch):
+    monkeypatch.setattr(thresholds, "MAX_IMAGES", 6)
+    records = records_of(*[(0,)] * 20, (), *[(1,)] * 4)
+    assert [r.name for r in counted_images(records, 2, "auto")] == ["0", "4", "8", "12", "16", "21"]
+    # Three of each class: every seventh of 20, every second of 4.
+    expected = ["0", "7", "14", "21", "23"]
+    assert [r.name for r in counted_images(records, 2, "class")] == expected
 
 
 def test_levelled_maps_have_their_thresholds_at_a_half():

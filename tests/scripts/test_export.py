@@ -11,8 +11,8 @@ import torch
 import export
 from configs import from_dict, to_dict
 from datasets.files import write_image
-from runs.checkpoint import save_checkpoint
 from models.stac import build_stac
+from runs.checkpoint import save_checkpoint
 from segmentation.networks import build_network
 
 CLASSES = ["inclusion", "patches"]
@@ -25,13 +25,12 @@ def write_run(out, backbone, encoder, network, cam_type="fused"):
     train |= {"pixel_block": int(cam_type == "pixel")}
     segmentation = {"network": network, "encoder": encoder, "pretrained": "none"}
     segmentation |= {"image_size": [64, 64]}
-    config = to_dict(
-        from_dict({"train": train, "segmentation": segmentation, "cam": {"types": [cam_type]}})
-    )
-    content = {"config": config, "class_names": CLASSES, "progress": {}}
+    sections = {"train": train, "segmentation": segmentation, "cam": {"types": [cam_type]}}
+    config = from_dict(sections | {"pseudo_label": {"cam_type": cam_type}})
+    content = {"config": to_dict(config), "class_names": CLASSES, "progress": {}}
     content |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
     torch.manual_seed(0)
-    stac = build_stac(config["train"], len(CLASSES), "none")
+    stac = build_stac(config.train, len(CLASSES))
     save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
     model = build_network(network, encoder, "none", len(CLASSES) + 1)
     save_checkpoint(out / "segmentation/best.pt", content | {"model": model.state_dict()})
@@ -50,6 +49,8 @@ def photos(tmp_path_factory):
 def exported(tmp_path_factory, photos):
     """Export a run whose encoder pads by the size of the image."""
     run = tmp_path_factory.mktemp("run")
+    kept = {"raw": {"agreement": [0.1, 0.2]}, "refined": {"agreement": [0.3, 0.4]}}
+    (run / "thresholds.json").write_text(json.dumps({"fused": kept}))
     write_run(run, "deit_tiny_patch16_224", "tu-tf_efficientnet_lite0", "deeplabv3plus")
     export.main([str(photos), "--run", str(run)])
     return run
@@ -78,20 +79,20 @@ def test_onnx_takes_any_batch_and_size_and_agrees_with_the_program(exported):
             assert wanted[0].shape[: len(first)] == first
 
 
-def test_metadata_tell_how_the_model_is_used(exported):
+def test_metadata_say_how_the_model_is_used(exported):
     for name in ("segmentation", "localiser"):
         folder = exported / "exported"
         props = onnx.load(folder / f"{name}.onnx").metadata_props
-        found = {p.key: p.value for p in props}
-        assert json.loads(found["class_names"]) == CLASSES
-        assert json.loads(found["mean"]) == [0.4, 0.5, 0.6]
-        assert json.loads(found["multiple_of"]) == [16, 16]
+        values = {p.key: p.value for p in props}
+        assert json.loads(values["class_names"]) == CLASSES
+        assert json.loads(values["mean"]) == [0.4, 0.5, 0.6]
+        assert json.loads(values["multiple_of"]) == [16, 16]
         extra = {"metadata.json": ""}
         torch.export.load(folder / f"{name}.pt2", extra_files=extra)
         content = json.loads(extra["metadata.json"])
         assert content["std"] == [0.2, 0.3, 0.4]
         assert content["image_size"] == ([64, 64] if name == "segmentation" else [32, 32])
-        assert ("thresholds" in content) == (name == "localiser")
+        assert content.get("thresholds") == ([0.3, 0.4] if name == "localiser" else None)
 
 
 @pytest.mark.parametrize(

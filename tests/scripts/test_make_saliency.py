@@ -1,5 +1,4 @@
 import json
-import shlex
 import shutil
 from pathlib import Path
 
@@ -9,11 +8,13 @@ import torch
 
 import datasets.files
 import make_saliency
+import saliency.auto
 import saliency.contrast
-from configs.command_line import run_stage
+import saliency.normal
+import saliency.student
+from configs.command_line import ROOT, run_stage
 from datasets.files import read_image, read_saliency, write_image, write_mask, write_saliency
 
-ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 46, 61
 BLOB = (slice(12, 22), slice(30, 44))
 NUM_EACH = 6  # images of inclusion (dark), of scratches (bright) and of nothing
@@ -35,6 +36,19 @@ def release(tmp_path: Path) -> Path:
             write_image(root / f"images/training/{name}.jpg", image.astype(np.uint8))
             write_mask(root / f"annotations/training/{name}.png", mask)
     return root
+
+
+TINY = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.image_size=256"]
+REFINE = [*TINY, "refinement.image_size=[64,64]", "refinement.steps=2"]
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """Networks that see little, and few defect-free images that are enough for `auto`."""
+    monkeypatch.setattr(saliency.auto, "AUTO_DEFECT_FREE", NUM_EACH)
+    monkeypatch.setattr(saliency.normal, "CORESET", 200)
+    monkeypatch.setattr(saliency.student, "FEATURE_SIZE", 64)
+    monkeypatch.setattr(saliency.student, "BATCH_SIZE", 2)
 
 
 def run(release: Path, out: Path, *more: str) -> None:
@@ -70,23 +84,23 @@ def test_every_training_image_gets_its_map(release, tmp_path, capsys):
     assert f"next: python train_stac.py --config {out / 'config.toml'} --out {out}" in printed
 
 
-def test_the_rehearsal_of_the_readme_makes_its_maps_from_few_images(release, tmp_path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    start = readme.index("bash run_STAC.sh configs/neu_seg.toml --out runs/rehearsal")
-    words = shlex.split(readme[start : readme.index("```", start)].replace("\\\n", ""))
-    settings = [*words[words.index("--set") + 1 :], f"data.root={release}"]
+def test_a_config_of_a_large_data_set_refines_the_maps_of_few_images(release, tmp_path, small):
     out = tmp_path / "run"
-    config = str(ROOT / "configs/neu_seg.toml")
-    make_saliency.main(["--config", config, "--out", str(out), "--set", *settings])
+    (out / ".refinement_killed").mkdir(parents=True)
+    config = ["--config", str(ROOT / "configs/neu_seg.toml"), "--device", "cpu"]
+    run(release, out, *config, "--set", *REFINE)
     assert len(list((out / "saliency").glob("*.png"))) == 3 * NUM_EACH
+    meta = json.loads((out / "saliency/meta.json").read_text())
+    assert meta["refinement"]["rounds"] == 1
+    assert not list(out.glob(".refinement_*"))
 
 
 def test_meta_holds_polarities_and_settings(release, tmp_path):
     run(release, tmp_path / "run")
     meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
-    sides = {name: polarity["side"] for name, polarity in meta["polarities"].items()}
+    sides = {name: polarity["side"] for name, polarity in meta["learnt"]["polarities"].items()}
     assert sides == {"inclusion": "dark", "patches": "both", "scratches": "bright"}
-    assert meta["polarities"]["inclusion"]["num_images"] == NUM_EACH
+    assert meta["learnt"]["polarities"]["inclusion"]["num_images"] == NUM_EACH
     assert meta["settings"]["generator"] == "contrast"
     assert meta["splits"] == ["train"]  # a validation part that is drawn lies in it
 
@@ -103,7 +117,7 @@ def test_polarity_is_learnt_from_the_training_split_only(release, tmp_path):
     maps = sorted(path.name for path in (tmp_path / "run/saliency").glob("*.png"))
     assert maps == [f"a_{index}t.png" for index in range(NUM_EACH)]
     meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
-    assert meta["polarities"]["inclusion"]["side"] == "dark"
+    assert meta["learnt"]["polarities"]["inclusion"]["side"] == "dark"
     assert read_saliency(tmp_path / "run/saliency/a_0t.png")[BLOB].mean() < 0.2
 
 
@@ -118,8 +132,8 @@ def test_votes_are_limited_and_spread_over_the_split(release, tmp_path, monkeypa
     run(release, tmp_path / "run")
     meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
     # 6 images, at most 5: every second one, 3 votes, which is too few to decide
-    assert meta["polarities"]["inclusion"]["num_images"] == 3
-    assert meta["polarities"]["inclusion"]["side"] == "both"
+    assert meta["learnt"]["polarities"]["inclusion"]["num_images"] == 3
+    assert meta["learnt"]["polarities"]["inclusion"]["side"] == "both"
 
 
 def test_no_mask_is_needed_once_the_labels_are_written(release, tmp_path):
@@ -156,7 +170,7 @@ def test_external_maps_are_written_through(release, tmp_path, suffix):
     assert not read_saliency(out / "saliency/c_0.png").any()
     meta = json.loads((out / "saliency/meta.json").read_text())
     assert meta["settings"]["generator"] == "external"
-    assert "polarities" not in meta
+    assert "polarities" not in meta["learnt"]
 
 
 def test_maps_of_a_folder_are_refined_only_where_asked(release, tmp_path, monkeypatch):
@@ -164,7 +178,7 @@ def test_maps_of_a_folder_are_refined_only_where_asked(release, tmp_path, monkey
     monkeypatch.setattr(
         make_saliency.learned,
         "prepare",
-        lambda settings, generator, *_: asked.append(settings.rounds) or generator,
+        lambda config, generator, *_: asked.append(config.refinement.rounds) or generator,
     )
     write_maps(tmp_path / "maps")
     refined = ["--set", "refinement.rounds=1"]
@@ -176,29 +190,11 @@ def test_maps_of_a_folder_are_refined_only_where_asked(release, tmp_path, monkey
     assert asked == [2, 2, 1]
 
 
-def test_png_wins_over_another_map_of_the_same_name(release, tmp_path):
-    maps = tmp_path / "maps"
-    write_maps(maps)
-    for suffix in (".jpg", ".tif"):
-        write_image(maps / f"a_0{suffix}", np.zeros((HEIGHT, WIDTH), np.uint8))
-    run(release, tmp_path / "run", "--from-dir", str(maps))
-    assert read_saliency(tmp_path / "run/saliency/a_0.png").max() == 1
-
-
 def test_configured_folder_is_taken_like_from_dir(release, tmp_path):
     write_maps(tmp_path / "maps")
     external = ["saliency.generator=external", f"saliency.folder={tmp_path / 'maps'}"]
     run(release, tmp_path / "run", "--set", *external)
     assert read_saliency(tmp_path / "run/saliency/b_0.png")[BLOB].min() == 1
-
-
-def test_missing_external_maps_are_counted_and_named(release, tmp_path):
-    write_maps(tmp_path / "maps")
-    for index in range(NUM_EACH):
-        (tmp_path / f"maps/a_{index}.png").unlink()
-    named = "found 6 maps; 6 are missing: a_0, a_1, a_2, a_3, a_4. Add them"
-    with pytest.raises(FileNotFoundError, match=named):
-        run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
 
 
 def test_external_map_of_another_size_is_refused(release, tmp_path):
@@ -207,32 +203,6 @@ def test_external_map_of_another_size_is_refused(release, tmp_path):
     message = r"1 could not be made.*a_2.png: expected the size of its image, 46 x 61, got 10 x 20"
     with pytest.raises(ValueError, match=message):
         run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
-
-
-@pytest.mark.parametrize("highest", [0, 1])
-def test_external_maps_of_values_0_to_1_are_refused(release, tmp_path, highest):
-    write_maps(tmp_path / "maps")
-    for path in (tmp_path / "maps").iterdir():
-        saliency = np.zeros((HEIGHT, WIDTH), np.uint8)
-        saliency[BLOB] = highest
-        write_image(path, saliency)
-    message = rf"0\.png: expected grey levels 0\.\.255, got 0\.\.{highest} .* all 12 maps .* by 255"
-    with pytest.raises(ValueError, match=message):
-        run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
-    write_maps(tmp_path / "maps")
-    (tmp_path / "maps/a_0.png").write_bytes(b"no picture")  # collected as ever, others are made
-    with pytest.raises(ValueError, match=r"1 could not be made.*a_0\.png"):
-        run(release, tmp_path / "run", "--from-dir", str(tmp_path / "maps"))
-
-
-def test_missing_external_folder_is_named(release, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere: expected a folder of saliency maps"):
-        run(release, tmp_path / "run", "--from-dir", str(tmp_path / "nowhere"))
-
-
-def test_external_without_a_folder_is_refused(release, tmp_path):
-    with pytest.raises(ValueError, match=r"saliency\.folder: expected the folder of your maps"):
-        run(release, tmp_path / "run", "--set", "saliency.generator=external")
 
 
 def test_unreadable_images_are_collected_and_the_rest_is_written(release, tmp_path):
@@ -263,25 +233,18 @@ def test_wrong_split_is_named(release, tmp_path):
         run(release, tmp_path / "run", "--split", "test")
 
 
-TINY = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.image_size=160"]
-TINY += ["saliency.block=1", "saliency.affinity_block=0", "saliency.coreset=200"]
-REFINE = ["refinement.network=unet", "refinement.encoder=tu-test_efficientnet"]
-REFINE += ["refinement.pretrained=none", "refinement.image_size=[64,64]", "refinement.steps=2"]
-REFINE += ["refinement.batch_size=2"]
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ["saliency.generator=feature"],
-        ["saliency.generator=normal"],
-        ["saliency.generator=variation"],
-        ["saliency.generator=fuse", 'saliency.auto=["contrast", "feature", "normal"]'],
-    ],
-)
-def test_every_generator_writes_maps_that_beat_chance(release, tmp_path, chosen):
+@pytest.mark.parametrize("generator", ["feature", "normal", "variation", "auto"])
+def test_every_generator_writes_maps_that_beat_chance(release, tmp_path, small, generator):
     torch.manual_seed(0)
-    run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, *chosen)
+    run(
+        release,
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--set",
+        *TINY,
+        f"saliency.generator={generator}",
+    )
     for name in ("a_0", "a_5", "b_2"):
         saliency = read_saliency(tmp_path / f"run/saliency/{name}.png")
         assert saliency.shape == (HEIGHT, WIDTH)
@@ -291,32 +254,22 @@ def test_every_generator_writes_maps_that_beat_chance(release, tmp_path, chosen)
     assert not read_saliency(tmp_path / "run/saliency/c_0.png").any()
 
 
-def test_meta_of_a_fusion_holds_what_each_part_learnt(release, tmp_path):
-    chosen = ["saliency.generator=fuse", 'saliency.auto=["contrast", "normal"]']
-    run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, *chosen)
+def test_meta_of_auto_holds_what_each_part_learnt(release, tmp_path, small):
+    run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, "saliency.generator=auto")
     meta = json.loads((tmp_path / "run/saliency/meta.json").read_text())
-    assert meta["polarities"]["inclusion"]["side"] == "dark"
-    assert meta["normal"]["images"] == NUM_EACH
+    assert meta["learnt"]["normal"]["images"] == NUM_EACH
+    assert meta["learnt"]["variation"]["inclusion"]["share"] > 0
+    assert set(meta["learnt"]["auto"]) == {"inclusion", "patches", "scratches"}
+    assert meta["seen_defect_free"] == [f"c_{i}" for i in range(NUM_EACH)]
 
 
 @pytest.mark.parametrize("generator", ["contrast", "feature", "normal"])
-def test_defect_free_images_get_real_maps_where_asked(release, tmp_path, capsys, generator):
+def test_defect_free_images_get_real_maps_where_asked(release, tmp_path, small, capsys, generator):
     chosen = [f"saliency.generator={generator}", "saliency.empty_defect_free=false"]
     run(release, tmp_path / "run", "--device", "cpu", "--set", *TINY, *chosen)
     maps = [read_saliency(tmp_path / f"run/saliency/c_{i}.png") for i in range(NUM_EACH)]
     assert all(saliency.any() for saliency in maps)
     assert "6 of them of defect-free images." in capsys.readouterr().out
-
-
-def test_external_maps_of_defect_free_images_are_needed_where_asked(release, tmp_path):
-    write_maps(tmp_path / "maps")
-    more = ["--from-dir", str(tmp_path / "maps"), "--set", "saliency.empty_defect_free=false"]
-    with pytest.raises(FileNotFoundError, match=r"for every image, found 12 maps; 6 are missing"):
-        run(release, tmp_path / "run", *more)
-    for index in range(NUM_EACH):
-        write_saliency(tmp_path / f"maps/c_{index}.png", np.full((HEIGHT, WIDTH), 0.2))
-    run(release, tmp_path / "run", *more)
-    assert read_saliency(tmp_path / "run/saliency/c_0.png").min() == pytest.approx(0.2)
 
 
 def test_normal_without_defect_free_images_is_refused(release, tmp_path):
@@ -326,7 +279,7 @@ def test_normal_without_defect_free_images_is_refused(release, tmp_path):
         run(release, tmp_path / "run", "--set", *TINY, "saliency.generator=normal")
 
 
-def test_masks_are_used_only_where_asked_and_never_silently(release, tmp_path, capsys):
+def test_masks_are_used_only_where_asked_and_never_silently(release, tmp_path, small, capsys):
     more = ["--device", "cpu", "--masks", "2", "--set", *REFINE]
     with pytest.raises(ValueError, match=r"refinement\.masks=2: .* Add --refine 1"):
         run(release, tmp_path / "run", *more)
@@ -340,4 +293,6 @@ def test_masks_are_used_only_where_asked_and_never_silently(release, tmp_path, c
         truth[BLOB] = 1
         np.testing.assert_array_equal(saliency, truth)
     run(release, tmp_path / "other", "--refine", "1", "--device", "cpu", "--set", *REFINE)
-    assert "masked" not in json.loads((tmp_path / "other/saliency/meta.json").read_text())
+    meta = json.loads((tmp_path / "other/saliency/meta.json").read_text())
+    assert meta["masked"] == []
+    assert meta["refinement"]["rounds"] == 1

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from pycocotools.coco import COCO
 
 import predict
 from configs import from_dict, load, to_dict
-from configs.command_line import save_config
 from datasets.files import read_image, read_mask, write_image
-from runs.checkpoint import save_checkpoint
+from inference.models import load_trained, localiser_of, segmenter_of
+from inference.objects import objects_of
 from models.stac import build_stac
+from runs.checkpoint import save_checkpoint
+from runs.folder import Run, run_in
 from segmentation.networks import build_network
-from inference.models import load_trained
 
 CLASSES = ("inclusion", "patches", "scratches")
 SECTIONS = {
@@ -57,16 +59,16 @@ def photos(tmp_path_factory):
 def run(tmp_path_factory):
     """Write untrained checkpoints of both stages."""
     out = tmp_path_factory.mktemp("run")
-    config = to_dict(from_dict(SECTIONS))
+    config = from_dict(SECTIONS)
     content = {
-        "config": config,
+        "config": to_dict(config),
         "class_names": list(CLASSES),
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
         "progress": {"epoch": 1, "step": 1},
     }
     torch.manual_seed(1)
-    stac = build_stac(config["train"], len(CLASSES), "none")
+    stac = build_stac(config.train, len(CLASSES))
     save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
     network = build_network("deeplabv3plus", "tu-mobilenetv3_small_050", "none", len(CLASSES) + 1)
     save_checkpoint(out / "segmentation/best.pt", content | {"model": network.state_dict()})
@@ -75,22 +77,30 @@ def run(tmp_path_factory):
 
 def test_what_changes_no_weights_comes_from_the_run(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run/stac/best.pt").write_bytes((run / "stac/checkpoint.pt").read_bytes())
-    changes = ["cam.types=['attention']", "cam.checkpoint=best", "pseudo_label.pamr_steps=3"]
-    changes += ["segmentation.pamr_steps=2", "segmentation.encoder=resnet18", "train.depth=1"]
-    save_config(load([], changes), tmp_path / "run")
-    checkpoint = tmp_path / "run/stac/checkpoint.pt"
-    checkpoint.write_bytes(b"not a checkpoint")  # best is asked for
-    segmenter, localiser = load_trained(tmp_path / "run")
-    assert localiser.config.cam.types == ("attention",)
-    assert localiser.config.pseudo_label.pamr_steps == 3
-    assert segmenter.config.segmentation.pamr_steps == 2
-    trained_with = from_dict(SECTIONS)
-    assert segmenter.config.segmentation.encoder == trained_with.segmentation.encoder
-    assert localiser.config.train == trained_with.train
+    changes = ["cam.types=['attention']", "pseudo_label.cam_type=attention", "train.depth=1"]
+    changes += ["pseudo_label.pamr_steps=3", "segmentation.pamr_steps=2"]
+    changes += ["segmentation.encoder=resnet18", "segmentation.image_size=[64,64]"]
+    Run(tmp_path / "run", load([], changes)).save_config()
+    changed_run, cpu = run_in(tmp_path / "run"), torch.device("cpu")
+    assert changed_run.config.pseudo_label.pamr_steps == 3
+    trained = load_trained(changed_run)
+    segmenter = segmenter_of(changed_run, trained.segmentation, cpu)
+    localiser = localiser_of(changed_run, trained.localiser, cpu)
+    assert localiser.settings.types == ("attention",)
+    assert len(localiser.network.encoder.blocks) == 2
+    assert segmenter.settings.pamr_steps == 2
+    assert segmenter.transform.transforms[0].size == [32, 32]
 
 
-def found_in(run, to, *images, flags=()):
+def test_the_best_localiser_stands_in_for_the_last_one(run, tmp_path):
+    shutil.copytree(run / "stac", tmp_path / "run/stac")
+    (tmp_path / "run/stac/checkpoint.pt").rename(tmp_path / "run/stac/best.pt")
+    trained = load_trained(run_in(tmp_path / "run"))
+    assert trained.localiser.path.name == "best.pt"
+    assert trained.segmentation is None
+
+
+def predicted(run, to, *images, flags=()):
     predict.main([*map(str, images), "--run", str(run), "--to", str(to), "--device", "cpu", *flags])
     return {path.stem: json.loads(path.read_text()) for path in sorted((to / "json").iterdir())}
 
@@ -102,8 +112,8 @@ def only(run, folder, tmp_path):
 
 
 def test_masks_objects_and_coco_files_say_the_same(run, photos, tmp_path):
-    to = tmp_path / "found"
-    pages = found_in(run, to, photos, flags=("--format", "coco", "coco-polygons"))
+    to = tmp_path / "to"
+    pages = predicted(run, to, photos, flags=("--format", "coco", "coco-polygons"))
     assert tuple(pages) == NAMES
     coco = COCO(to / "coco.json")
     outlined = COCO(to / "coco_polygons.json")
@@ -136,10 +146,10 @@ def test_masks_objects_and_coco_files_say_the_same(run, photos, tmp_path):
 
 
 def test_small_objects_are_left_out_everywhere(run, photos, tmp_path):
-    whole = found_in(run, tmp_path / "all", photos / "a.png")["a"]
+    whole = predicted(run, tmp_path / "all", photos / "a.png")["a"]
     areas = sorted(one["area_px"] for one in whole["objects"])
     limit = areas[-1]
-    large = found_in(run, tmp_path / "large", photos / "a.png", flags=("--min-area", str(limit)))
+    large = predicted(run, tmp_path / "large", photos / "a.png", flags=("--min-area", str(limit)))
     kept = [one["area_px"] for one in large["a"]["objects"]]
     assert kept == [area for area in areas if area >= limit]
     mask = read_mask(tmp_path / "large/masks/a.png", len(CLASSES))
@@ -147,63 +157,127 @@ def test_small_objects_are_left_out_everywhere(run, photos, tmp_path):
 
 
 def test_scores_come_from_the_localiser_and_masks_from_the_network(run, photos, tmp_path):
-    both = found_in(run, tmp_path / "both", photos / "a.png")["a"]
+    both = predicted(run, tmp_path / "both", photos / "a.png")["a"]
     network = only(run, "segmentation", tmp_path)
-    alone = found_in(network, tmp_path / "network", photos / "a.png")["a"]
+    alone = predicted(network, tmp_path / "network", photos / "a.png")["a"]
     (network / "segmentation").unlink()
     (network / "stac").symlink_to(run / "stac")
-    localiser = found_in(network, tmp_path / "localiser", photos / "a.png")["a"]
+    localiser = predicted(network, tmp_path / "localiser", photos / "a.png")["a"]
     assert both["objects"] == alone["objects"]
     assert both["class_scores"] == localiser["class_scores"] != alone["class_scores"]
 
 
-def test_a_localiser_alone_cuts_at_the_thresholds_of_the_pseudo_labels(run, photos, tmp_path):
+@pytest.fixture
+def localiser_alone(run, photos, tmp_path):
+    """Return how much of a.png is predicted, by thresholds.json, settings and flags."""
     part = only(run, "stac", tmp_path)
-    areas = []
-    for threshold in (0.2, 0.9):
-        (part / "pseudo_labels").mkdir(exist_ok=True)
-        (part / "pseudo_labels/meta.json").write_text(json.dumps({"thresholds": [threshold] * 3}))
-        page = found_in(part, tmp_path / str(threshold), photos / "a.png")["a"]
-        areas.append(sum(page["areas_px"].values()))
+
+    def area(thresholds, *settings, flags=()):
+        (part / "thresholds.json").write_text(json.dumps({"fused": thresholds}))
+        changed = [f"{section}.{key}={json.dumps(value)}" for section, values in SECTIONS.items()
+                   for key, value in values.items()]  # fmt: skip
+        Run(part, load([], [*changed, *settings])).save_config()
+        page = predicted(part, tmp_path / "to", photos / "a.png", flags=flags)["a"]
         seen = [n for n, score in page["class_scores"].items() if score >= 0.3]
         assert {one["class"] for one in page["objects"]} <= set(seen)
-    assert areas[0] > areas[1]
-    both = {"thresholds": [0.9] * 3, "cam_thresholds": [0.2] * 3}  # of maps with saliency; without
-    (part / "pseudo_labels/meta.json").write_text(json.dumps(both))
-    page = found_in(part, tmp_path / "both", photos / "a.png")["a"]
-    assert sum(page["areas_px"].values()) == areas[0]
-    given = found_in(part, tmp_path / "given", photos / "a.png", flags=("--threshold", "0.2"))
-    assert sum(given["a"]["areas_px"].values()) == areas[0]
+        return sum(page["areas_px"].values())
+
+    return area
+
+
+def test_a_localiser_alone_cuts_at_the_thresholds_of_the_pseudo_labels(localiser_alone):
+    low, high = [0.2] * 3, [0.9] * 3
+    large = localiser_alone({"refined": {"agreement": low, "made_with": ""}})
+    small = localiser_alone({"refined": {"agreement": high, "made_with": ""}})
+    assert large > small
+    # Those of other maps and of other rules are not meant.
+    others = {"raw": {"agreement": high}, "refined_with_saliency": {"agreement": high}}
+    others["refined"] = {"agreement": low, "class": high}
+    assert localiser_alone(others) == large
+    assert localiser_alone(others, "pseudo_label.threshold_rule=class") == small
+    # New images have no saliency map, so nothing is weighted, whatever the rule.
+    weighted = ["pseudo_label.threshold_rule=class", "pseudo_label.saliency_weight=0.5"]
+    assert localiser_alone(others, *weighted) == large
+    assert localiser_alone(others, flags=("--threshold", "0.9")) == small
+
+
+def test_without_kept_thresholds_that_of_the_config_is_taken(localiser_alone):
+    kept = {"refined": {"agreement": [0.2] * 3}}
+    fixed = ["pseudo_label.threshold_rule=fixed", "pseudo_label.threshold=0.9"]
+    small = localiser_alone(kept, *fixed)
+    assert small == localiser_alone({}, "pseudo_label.threshold=0.9") < localiser_alone(kept)
+    with pytest.raises(ValueError, match=r"json: expected thresholds of 3 classes, got 2\. Run"):
+        localiser_alone({"refined": {"agreement": [0.2] * 2}})
+
+
+@pytest.mark.parametrize("folders", [("stac", "segmentation"), ("stac",), ("segmentation",)])
+@pytest.mark.parametrize("flags", [(), ("--tile", "32")])
+def test_each_picture_is_decoded_once(run, photos, tmp_path, monkeypatch, folders, flags):
+    for folder in folders:
+        (tmp_path / "part").mkdir(exist_ok=True)
+        (tmp_path / "part" / folder).symlink_to(run / folder)
+    decoded = []
+
+    def watched(path):
+        decoded.append(path.name)
+        return read_image(path)
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "read_image", None) is read_image and module.__name__ != __name__:
+            monkeypatch.setattr(module, "read_image", watched)
+    call = ["--run", str(tmp_path / "part"), "--to", str(tmp_path / "to"), "--device", "cpu"]
+    predict.main([str(photos), *call, *flags])
+    assert sorted(decoded) == ["a.png", "b.JPG", "c.bmp"]
+
+
+def test_what_is_said_of_a_picture_does_not_depend_on_the_others(run, photos, tmp_path):
+    together = predicted(run, tmp_path / "all", photos)  # in batches of two
+    for name, file in zip(NAMES, ("a.png", "deep/b.JPG", "deep/down/c.bmp"), strict=True):
+        (alone,) = predicted(run, tmp_path / name, photos / file).values()
+        assert alone["areas_px"] == together[name]["areas_px"]
+        assert list(alone["class_scores"].values()) == pytest.approx(
+            list(together[name]["class_scores"].values()), abs=2e-4
+        )
 
 
 def test_tiles_may_be_asked_for(run, photos, tmp_path):
-    whole = found_in(run, tmp_path / "whole", photos / "a.png")["a"]
-    tiles = found_in(run, tmp_path / "tiles", photos / "a.png", flags=("--tile", "32"))["a"]
+    whole = predicted(run, tmp_path / "whole", photos / "a.png")["a"]
+    tiles = predicted(run, tmp_path / "tiles", photos / "a.png", flags=("--tile", "32"))["a"]
     assert tiles["objects"] != whole["objects"]
     assert (tiles["height"], tiles["width"]) == (40, 50)
 
 
 def test_patterns_and_files_may_be_mixed(run, photos, tmp_path):
-    pages = found_in(run, tmp_path / "found", f"{photos}/deep/*.JPG", photos / "a.png")
+    pages = predicted(run, tmp_path / "to", f"{photos}/deep/*.JPG", photos / "a.png")
     assert tuple(pages) == ("a", "b")
+
+
+def test_without_to_the_run_folder_takes_the_files(run, photos, tmp_path):
+    part = only(run, "segmentation", tmp_path)
+    predict.main([str(photos / "a.png"), "--run", str(part), "--device", "cpu"])
+    written = {str(f.relative_to(part / "predicted")) for f in part.glob("predicted/**/*.*")}
+    assert written == {"masks/a.png", "overlays/a.jpg", "json/a.json", "summary.csv"}
 
 
 def test_unreadable_pictures_are_named_after_the_others_are_done(run, photos, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"1 of 2 pictures could not be read: .*broken\.jpg"):
-        found_in(run, tmp_path / "found", broken, photos / "a.png")
-    assert (tmp_path / "found/json/a.json").is_file()
+        predicted(run, tmp_path / "to", broken, photos / "a.png")
+    assert (tmp_path / "to/json/a.json").is_file()
 
 
 def test_what_cannot_be_done_is_said(run, photos, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.*: expected a picture, a folder"):
-        found_in(run, tmp_path, photos / "none*.png")
+        predicted(run, tmp_path, photos / "none*.png")
+    with pytest.raises(FileNotFoundError, match=r"expected a run folder with .*found none of them"):
+        predicted(tmp_path, tmp_path, photos)
+    Run(tmp_path, load([])).save_config()
     with pytest.raises(FileNotFoundError, match=r"expected segmentation/best\.pt or stac/checkp"):
-        found_in(tmp_path, tmp_path, photos)
+        predicted(tmp_path, tmp_path, photos)
     write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"expected another name than .*a\.png, both would be a"):
-        found_in(run, tmp_path, photos / "a.png", tmp_path / "a.png")
+        predicted(run, tmp_path, photos / "a.png", tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -214,29 +288,30 @@ def test_what_cannot_be_done_is_said(run, photos, tmp_path):
         (("--threshold", "nan"), r"--threshold: expected a number in \[0, 1\], got nan\."),
         (("--min-area", "-1"), r"--min-area: expected 0 pixels or more, got -1\."),
         (("--threshold", "0.2"), "--threshold: expected a run with a localiser alone, got "),
+        (("--tile", "8"), r"tile: expected 0 \(off\) or 32 or more pixels, got 8\."),
     ],
 )
 def test_a_flag_out_of_range_or_without_use_is_refused(run, photos, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        found_in(run, tmp_path / "found", photos, flags=flags)
-    assert not (tmp_path / "found").exists()
+        predicted(run, tmp_path / "to", photos, flags=flags)
+    assert not (tmp_path / "to").exists()
 
 
 def test_what_an_earlier_call_wrote_is_no_image(run, photos, tmp_path, capsys):
     images = tmp_path / "images"
     write_image(images / "a.png", read_image(photos / "a.png"))
     for _ in range(2):
-        assert tuple(found_in(run, images / "found", images)) == ("a",)
+        assert tuple(predicted(run, images / "to", images)) == ("a",)
     assert "2 masks and overlays in" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected images from elsewhere, got only masks and over"):
-        found_in(run, images / "found", images / "found/masks")
-    assert tuple(found_in(run, images, images / "a.png")) == ("a",)  # beside its image
+        predicted(run, images / "to", images / "to/masks")
+    assert tuple(predicted(run, images, images / "a.png")) == ("a",)  # beside its image
 
 
 def test_objects_are_parts_that_touch_even_at_corners():
     mask = np.array([[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 0, 2], [1, 0, 2, 2]], np.uint8)
     confidence = np.arange(16, dtype=np.float32).reshape(4, 4) / 16
-    kept, objects = predict.objects_of(mask, confidence, ("crack", "dent"), 2)
+    kept, objects = objects_of(mask, confidence, ("crack", "dent"), 2)
     assert kept.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 2], [0, 0, 2, 2]]
     shown = [{k: v for k, v in one.items() if k in ("class", "area_px", "box")} for one in objects]
     assert shown == [

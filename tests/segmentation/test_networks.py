@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import huggingface_hub.constants
 import pytest
@@ -7,20 +8,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from configs.schema import NETWORKS
+from configs import SegmentationConfig
+from configs.command_line import ROOT
 from segmentation.networks import OUTPUT_STRIDE, STRIDES, build_network, network_size, normalisation
 
 LITE0 = "tf_efficientnet_lite0"
-SHARED = Path(os.environ.get("STAC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Several threads on pictures this small only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+SHARED = Path(os.environ.get("STAC_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +38,7 @@ def test_sizes_are_rounded_up_to_what_a_network_takes():
     assert network_size((37, 50), "deeplabv3plus") == (48, 64)
     assert network_size((32, 48), "deeplabv3plus") == (32, 48)
     assert network_size((37, 50), "segformer") == (64, 64)
-    assert set(STRIDES) == set(NETWORKS)
+    assert set(STRIDES) == set(get_args(get_type_hints(SegmentationConfig)["network"]))
 
 
 def test_deeplabv3_takes_the_encoder_weights_of_a_file(tmp_path):

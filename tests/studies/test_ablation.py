@@ -1,11 +1,19 @@
 """The ablation's table by hand, and which results it takes for finished."""
 
 import argparse
+import importlib
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import ablation
+from configs import fingerprint, load
+from configs.command_line import ROOT
+from configs.fields import CAM_TYPES
+from studies import ablation
+
+ARGS = argparse.Namespace(config=[str(ROOT / "configs/mtd_cpu.toml")], set=[])
 
 
 def rows(variant: str, *values: float) -> list[dict]:
@@ -13,7 +21,7 @@ def rows(variant: str, *values: float) -> list[dict]:
     return [
         {"variant": variant, "cam_type": cam_type, "threshold_rule": rule, "miou": value}
         for value in values
-        for cam_type in ablation.CAM_TYPES
+        for cam_type in CAM_TYPES
         for rule in ablation.RULES
     ]
 
@@ -34,23 +42,99 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
     assert ablation.results_of(tmp_path / "nowhere", "new") == []
 
 
-def test_given_maps_are_not_smoothed_again(tmp_path, monkeypatch):
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[list[str], list[str]]]:
+    """Record what jobs call, words and changes of settings; nothing runs."""
     asked = []
-    monkeypatch.setattr(ablation, "run_script", lambda *arguments: asked.append(arguments))
-    args = argparse.Namespace(config=["configs/mtd_cpu.toml"], set=[])
-    ablation.trained_and_scored(tmp_path / "run", tmp_path / "maps", args, [], ["train.seed=3"])
-    words, *_, changes = asked[0]
+    monkeypatch.setattr(ablation.Job, "call", lambda job, words: asked.append((words, job.changes)))
+    return asked
+
+
+def test_given_maps_are_not_smoothed_again(tmp_path, calls):
+    job = ablation.Job(tmp_path / "run", ARGS, [], ["train.seed=3"])
+    job.results(tmp_path / "maps")
+    words, changes = calls[0]
     assert words == ["make_saliency.py", "--from-dir", str(tmp_path / "maps")]
     assert changes == ["train.seed=3", "saliency.pamr_steps=0"]
+    assert all(changes == ["train.seed=3"] for _, changes in calls[1:])
+
+
+def test_a_job_trains_and_scores_every_cam_type_of_its_config(tmp_path, calls):
+    changes = ['cam.types=["fused","attention"]', "pseudo_label.cam_type=fused"]
+    (tmp_path / "results.jsonl").write_text('{"config_sha": "of other settings"}\n')
+    assert ablation.Job(tmp_path, ARGS, [], changes).results(tmp_path / "maps") == []
+    score = ["evaluation.py", "--kind", "cam", "--cam-type"]
+    rules = ["--threshold-rule", "agreement", "oracle"]
+    assert [words for words, _ in calls][1:] == [
+        ["train_stac.py", "--resume"],
+        ["make_cams.py"],
+        [*score, "fused", *rules],
+        [*score, "attention", *rules],
+    ]
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_finished_job_is_not_repeated(tmp_path, calls):
+    changes = ['cam.types=["fused"]', "pseudo_label.cam_type=fused"]
+    sha = fingerprint(load(ARGS.config, changes))
+    rows = [{"config_sha": sha, "threshold_rule": rule} for rule in ablation.RULES]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ablation.Job(tmp_path, ARGS, [], changes).results(tmp_path / "maps") == rows
+    assert calls == []
+
+
+def test_all_runs_of_a_study_take_the_same_maps(tmp_path, monkeypatch):
+    asked = []
+
+    def results(job, maps):
+        asked.append((job.run_dir.name, job.changes[0], maps))
+        return []
+
+    monkeypatch.setattr(ablation.Job, "call", lambda job, words: None)
+    monkeypatch.setattr(ablation.Job, "results", results)
+    monkeypatch.setattr(ablation, "table", lambda rows, split: "table")
+    out = tmp_path / "run"
+    variants = [str(ROOT / f"configs/variants/{name}.toml") for name in ("base", "full")]
+    ablation.main(["--out", str(out), "--variants", *variants, "--seeds", "4", "5"])
+    maps = out / "saliency_run/saliency"
+    # All variants of one seed come first.
+    assert asked == [
+        (f"{variant}_{seed}", f"train.seed={seed}", maps)
+        for seed in (4, 5)
+        for variant in ("base", "full")
+    ]
+
+
+def test_a_small_study_gives_a_row_per_variant_once(tmp_path, capsys, monkeypatch):
+    """The stages run in this process; the second call finds all results."""
+    started = []
+
+    def run_here(words, **options):
+        started.append(words[1])
+        importlib.import_module(words[1].removesuffix(".py")).main(words[2:])
+        return SimpleNamespace(returncode=0)
+
+    here = SimpleNamespace(run=run_here, DEVNULL=None, STDOUT=None)
+    monkeypatch.setattr(ablation, "subprocess", here)
+    variants = [str(ROOT / f"configs/variants/{name}.toml") for name in ("base", "full")]
+    arguments = ["--out", str(tmp_path / "run"), "--variants", *variants, "--seeds", "0"]
+    tiny = ["data.sample_train=8", "data.sample_test=2", f"data.root={tmp_path}/data"]
+    tiny += ["train.image_size=[32,32]", "train.max_steps=1", "cam.scales=[1.0]"]
+    for _ in range(2):
+        ablation.main([*arguments, "--device", "cpu", "--set", *tiny])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-4].startswith("| mIoU, test | runs | patchcam, agreement |")
+        assert [line.split(" | ")[:2] for line in lines[-2:]] == [["| base", "1"], ["| full", "1"]]
+        assert "-" in lines[-2] and "-" not in lines[-1]  # base has no head
+    # The maps are looked at by both calls; base has three types of CAMs, full four.
+    counts = {"make_saliency.py": 2 + 2, "train_stac.py": 2, "make_cams.py": 2}
+    assert Counter(started) == counts | {"evaluation.py": 3 + 4}
 
 
 @pytest.mark.parametrize(("variant", "has_head"), [("saliency", False), ("full", True)])
 def test_all_cam_types_that_a_variant_has_are_scored(variant, has_head):
-    args = argparse.Namespace(config=["configs/mtd_cpu.toml"], set=[])
-    settings = ablation.scored_settings(args, [f"configs/variants/{variant}.toml"], [])
-    types = '["patchcam", "attention", "fused", "pixel"]' if has_head else (
-        '["patchcam", "attention", "fused"]'
-    )  # fmt: skip
+    settings = ablation.scored_settings(ARGS, [str(ROOT / f"configs/variants/{variant}.toml")], [])
+    types = '["patchcam", "attention", "fused"' + (', "pixel"]' if has_head else "]")
     assert settings == [f"cam.types={types}", 'cam.labels=["given"]']
 
 

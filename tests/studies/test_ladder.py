@@ -4,30 +4,36 @@ import json
 
 import pytest
 
-from benchmarks import ladder
+from saliency import student
+from studies import ladder
 
-TINY = ["data.sample_train=24", "data.sample_test=2", "refinement.network=unet"]
-TINY += ["refinement.encoder=tu-test_efficientnet", "refinement.pretrained=none"]
-TINY += ["refinement.image_size=[64,64]", "refinement.steps=2", "refinement.batch_size=4"]
+TINY = ["data.sample_train=12", "data.sample_test=2", "saliency.backbone=test_vit"]
+TINY += ["saliency.weights=none", "refinement.image_size=[64,64]", "refinement.steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def small_student(monkeypatch) -> None:
+    for name, value in (("FEATURE_SIZE", 64), ("BATCH_SIZE", 4)):
+        monkeypatch.setattr(student, name, value)
 
 
 def test_all_rows_are_scored_on_the_images_that_lend_no_mask(tmp_path, capsys):
     out = tmp_path / "run"
     flags = ["--out", str(out), "--device", "cpu", "--masks", "0", "3"]
     ladder.main([*flags, "--set", f"data.root={tmp_path}/data", *TINY])
-    found = json.loads((out / "ladder.json").read_text())
+    result = json.loads((out / "ladder.json").read_text())
     defective = sum(
         not line.endswith(",")
         for line in (tmp_path / "data/labels.csv").read_text().splitlines()
         if line.startswith("train")
     )
-    assert found["images"] == defective - 3
-    assert [(row["maps"], row["masks"]) for row in found["rows"]] == [
+    assert result["images"] == defective - 3
+    assert [(row["maps"], row["masks"]) for row in result["rows"]] == [
         ("not refined", 0),
         ("refined", 0),
         ("refined", 3),
     ]
-    assert all(0 <= row["fg_iou"] <= row["best_fg_iou"] + 1 for row in found["rows"])
+    assert all(0 <= row["fg_iou"] <= row["best_fg_iou"] + 1 for row in result["rows"])
     assert not list(out.glob(".ladder_*"))
     assert capsys.readouterr().out.splitlines()[-5].startswith("| maps | masks | fg IoU, auto |")
 

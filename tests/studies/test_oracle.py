@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks import oracle
-from studies.ablation import RULES
-from configs.schema import CAM_TYPES
+from configs.fields import CAM_TYPES
 from datasets.files import read_saliency, write_mask
 from datasets.record import Record
+from studies import oracle
+from studies.ablation import RULES, Job
 
 
 def test_masks_become_maps_of_their_defects(tmp_path):
@@ -15,8 +15,8 @@ def test_masks_become_maps_of_their_defects(tmp_path):
     write_mask(tmp_path / "mask.png", mask)
     record = Record("a", tmp_path / "a.png", (0, 1, 2), mask=tmp_path / "mask.png")
     oracle.write_true_masks([record], tmp_path / "maps", 3)
-    found = read_saliency(tmp_path / "maps/a.png")
-    assert found.tolist() == [[0, 1, pytest.approx(0.5, abs=0.01)], [1, 0, 1]]
+    saliency = read_saliency(tmp_path / "maps/a.png")
+    assert saliency.tolist() == [[0, 1, pytest.approx(0.5, abs=0.01)], [1, 0, 1]]
 
 
 def test_images_without_a_mask_are_refused(tmp_path):
@@ -54,13 +54,13 @@ def test_finer_grids_allow_more(tmp_path):
 def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     seen = []
 
-    def trained(run_dir, maps, args, variants, changes):
-        seen.append((run_dir.name, maps.name, len(variants), changes[0]))
+    def results(job, maps):
+        seen.append((job.run_dir.name, maps.name, len(job.variants), job.changes[0]))
         miou = 10.0 * len(seen)
         rows = [(t, rule) for t in CAM_TYPES for rule in RULES]
         return [{"cam_type": t, "threshold_rule": rule, "miou": miou} for t, rule in rows]
 
-    monkeypatch.setattr(oracle, "trained_and_scored", trained)
+    monkeypatch.setattr(Job, "results", results)
     flags = ["--out", str(tmp_path / "run"), "--from-dir", str(tmp_path / "maps")]
     sample = ["data.sample_train=8", "data.sample_test=2", "data.eval_split=train"]
     flags += ["--sizes", "32", "48", "--set", f"data.root={tmp_path / 'data'}", *sample]
@@ -76,7 +76,7 @@ def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     ]
     assert len(list((tmp_path / "run/true_masks").glob("*.png"))) == 8
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 2 x 2", "| 3 x 3", "| 5 x 5"]
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 4 x 4", "| 6 x 6", "| 9 x 9"]
     cells = [line.split(" | ") for line in lines[-6:]]
     assert cells[0][:3] == ["| none, 32 px", "1", "10.00 ± 0.00"]
     assert cells[5][:3] == ["| true masks, 48 px", "1", "60.00 ± 0.00"]

@@ -1,0 +1,235 @@
+"""One owner for the folder of a run: where every file lies, and what its folders say they hold.
+
+    config.toml  labels.csv  thresholds.json  results.jsonl  results.csv  report.html
+    saliency/<name>.png
+    stac/checkpoint.pt  best.pt  log.jsonl  model.safetensors  model.json
+    cams/<type>/<given|predicted>/<name>.npz
+    pseudo_labels/<name>.png
+    segmentation/checkpoint.pt  best.pt  log.jsonl
+    predictions/<name>.png
+
+The folders of maps hold a meta.json that says how its files were made. It is removed before the
+first file is written and written after the last one, and checked when it is read.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from configs import Config, load, to_toml
+from configs.command_line import load_run
+from datasets.files import write_json, write_text
+from datasets.sources import Data, read_data
+from runs.checkpoint import load_checkpoint
+
+# What evaluation.py scores, in the order of the table, and the script that makes it.
+KINDS = {
+    "saliency": "make_saliency.py",
+    "cam": "make_cams.py",
+    "pseudo_label": "make_pseudo_labels.py",
+    "segmentation": "segmentation/infer.py",
+}
+
+
+@dataclass(frozen=True)
+class SaliencyMeta:
+    """How saliency maps were made.
+
+    Attributes:
+        settings: section saliency of the config.
+        refinement: section refinement.
+        splits: that maps were made for.
+        learnt: what the generator learnt from labels and defect-free images.
+        masked: images whose pixel masks were used; never scored.
+        seen_defect_free: defect-free images that the generator learnt from.
+    """
+
+    settings: dict[str, Any]
+    refinement: dict[str, Any]
+    splits: list[str]
+    learnt: dict[str, Any] = field(default_factory=dict)
+    masked: list[str] = field(default_factory=list)
+    seen_defect_free: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CamMeta:
+    """How CAMs were made.
+
+    Attributes:
+        type: of cam.types.
+        labels: given or predicted.
+        settings: section cam of the config.
+        checkpoint: file name of the localiser's.
+        progress: of its training.
+    """
+
+    type: str
+    labels: str
+    settings: dict[str, Any]
+    checkpoint: str
+    progress: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MaskMeta:
+    """How pseudo labels or predictions were made.
+
+    Attributes:
+        settings: section pseudo_label or segmentation of the config.
+        made_from: thresholds of pseudo labels; file name and progress of a network's checkpoint.
+    """
+
+    settings: dict[str, Any]
+    made_from: dict[str, Any]
+
+
+Meta = TypeVar("Meta", SaliencyMeta, CamMeta, MaskMeta)
+
+
+class Run:
+    """A run folder with its config.
+
+    Attributes:
+        folder: of all files of the run.
+        config: its settings.
+    """
+
+    def __init__(self, folder: Path, config: Config):
+        self.folder = folder
+        self.config = config
+        self.config_path = folder / "config.toml"
+        self.labels_path = folder / "labels.csv"
+        self.thresholds_path = folder / "thresholds.json"
+        self.results_path = folder / "results.jsonl"
+        self.table_path = folder / "results.csv"
+        self.report_path = folder / "report.html"
+        self.saliency_dir = folder / "saliency"
+        self.stac_dir = folder / "stac"
+        self.pseudo_label_dir = folder / "pseudo_labels"
+        self.segmentation_dir = folder / "segmentation"
+        self.prediction_dir = folder / "predictions"
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set; errors as of `datasets.sources.read_data`."""
+        return read_data(self.config.data, self.labels_path)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.data.class_names)
+
+    def cam_dir(self, cam_type: str, labels: str) -> Path:
+        """Return the folder of the CAMs of a type, with labels given or predicted."""
+        return self.folder / "cams" / cam_type / labels
+
+    def maps_dir(self, kind: str, cam_type: str = "", labels: str = "") -> Path:
+        """Return the folder of what `KINDS` names; type and labels are of CAMs."""
+        folders = {
+            "saliency": self.saliency_dir,
+            "pseudo_label": self.pseudo_label_dir,
+            "segmentation": self.prediction_dir,
+        }
+        return self.cam_dir(cam_type, labels) if kind == "cam" else folders[kind]
+
+    def stac_checkpoint(self) -> Path:
+        """Return the localiser's checkpoint: the last one, else the best one."""
+        return _first_there(self.stac_dir, "checkpoint.pt", "best.pt")
+
+    def segmentation_checkpoint(self) -> Path:
+        """Return the segmentation network's checkpoint: the best one, else the last one."""
+        return _first_there(self.segmentation_dir, "best.pt", "checkpoint.pt")
+
+    def save_config(self) -> None:
+        """Write the resolved config, which --config accepts again."""
+        write_text(self.config_path, to_toml(self.config))
+
+    def command(self, script: str) -> str:
+        """Return the command line that runs a script on this run."""
+        return f"python {script} --config {self.config_path} --out {self.folder}"
+
+    def read_cam_meta(self, cam_type: str, labels: str) -> CamMeta | None:
+        """Return how the CAMs of a folder were made; None where they were brought from elsewhere.
+
+        Raises:
+            ValueError: the file is damaged, or of another type or other labels than its folder.
+        """
+        folder = self.cam_dir(cam_type, labels)
+        meta = read_meta(folder, CamMeta)
+        if meta and (meta.type, meta.labels) != (cam_type, labels):
+            raise ValueError(
+                f"{folder}/meta.json: expected CAMs of type {cam_type} with labels {labels}, got "
+                f"{meta.type} with labels {meta.labels}. Move them back, or run make_cams.py."
+            )
+        return meta
+
+
+def open_run(args: argparse.Namespace) -> Run:
+    """Return the run of parsed `configs.command_line.stage_parser` arguments."""
+    config, folder = load_run(args)
+    return Run(folder, config)
+
+
+def run_in(folder: Path) -> Run:
+    """Return the run that lies in a folder, by its config.toml, else by its checkpoints.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    run = Run(folder, Config())
+    if run.config_path.is_file():
+        return Run(folder, load(run.config_path))
+    for path, made_by in (
+        (run.segmentation_checkpoint(), "segmentation/train.py"),
+        (run.stac_checkpoint(), "train_stac.py"),
+    ):
+        if path.is_file():
+            return Run(folder, load_checkpoint(path, made_by).config)
+    raise FileNotFoundError(
+        f"{folder}: expected a run folder with config.toml, segmentation/best.pt or "
+        "stac/checkpoint.pt, found none of them. Train first (run_STAC.sh), or correct --run."
+    )
+
+
+def begin_folder(folder: Path) -> None:
+    """Say that the files of a folder are not complete any more."""
+    (folder / "meta.json").unlink(missing_ok=True)
+
+
+def write_meta(folder: Path, meta: SaliencyMeta | CamMeta | MaskMeta) -> None:
+    """Say how the files of a folder were made, now that all are there.
+
+    NaN and infinity become null: the best loss of a training before its first validation is one.
+    """
+    plain = json.loads(json.dumps(asdict(meta)), parse_constant=lambda _: None)
+    write_json(folder / "meta.json", plain)
+
+
+def read_meta(folder: Path, kind: type[Meta]) -> Meta | None:
+    """Return what a folder says of its files; None where it says nothing.
+
+    Raises:
+        ValueError: the file is damaged, or another program's.
+    """
+    path = folder / "meta.json"
+    if not path.is_file():
+        return None
+    try:
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(kind).validate_python(content)
+    except (ValueError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: expected what this version writes, got: {reason}. Make the folder anew."
+        ) from error
+
+
+def _first_there(folder: Path, *names: str) -> Path:
+    return next((folder / n for n in names if (folder / n).is_file()), folder / names[0])

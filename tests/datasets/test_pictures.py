@@ -1,0 +1,51 @@
+"""Cells, colours and captions of the sheets."""
+
+import numpy as np
+import pytest
+from PIL import ImageFont
+
+from datasets.pictures import (
+    CAPTION,
+    CELL,
+    GAP,
+    caption_row,
+    colour_legend,
+    fit_cell,
+    paint_mask,
+)
+
+
+def test_cell_keeps_the_aspect_and_paint_the_background():
+    image = np.full((20, 80, 3), 100, np.uint8)
+    mask = np.zeros((20, 80), np.uint8)
+    mask[:, 40:] = 2
+    mask[:, 79] = 255
+    painted = paint_mask(image, mask)
+    # 0.4 of the image and 0.6 of green (0, 128, 0) or white.
+    assert painted[0, 0] * 255 == pytest.approx([100, 100, 100])
+    assert painted[0, 40] * 255 == pytest.approx([40, 116.8, 40])
+    assert painted[0, 79] * 255 == pytest.approx([193, 193, 193])
+    cell = fit_cell(painted)
+    assert cell.shape == (CELL + GAP, CELL + GAP, 3)
+    assert cell[:40, :160].all() and not cell[40:].any() and not cell[:, 160:].any()
+    assert fit_cell(np.ones((2, 4000, 3)))[0, 0].tolist() == [255, 255, 255]
+    assert colour_legend(["inclusion", "patches"]) == (
+        "RGB of the classes: inclusion (128, 0, 0), patches (0, 128, 0)"
+    )
+
+
+@pytest.mark.parametrize("pillow_10_0", [False, True])
+def test_captions_stand_over_their_column(monkeypatch, pillow_10_0):
+    if pillow_10_0:  # its only font has one size
+        font = ImageFont.load_default_imagefont()
+
+        def load_default() -> ImageFont.ImageFont:
+            return font
+
+        monkeypatch.setattr(ImageFont, "load_default", load_default)
+    row = caption_row(["image", "", "pseudo label"])
+    assert row.shape == (CAPTION, 3 * (CELL + GAP), 3) and row.dtype == np.uint8
+    inked = [part.min() < 128 for part in np.split(row, 3, axis=1)]
+    assert inked == [True, False, True]
+    dark = np.flatnonzero(row[:, : CELL + GAP].min(axis=(0, 2)) < 128)
+    assert abs((dark[0] + dark[-1]) / 2 - CELL / 2) <= 3  # in the middle

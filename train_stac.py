@@ -6,6 +6,7 @@ curves and, at the end, stac/model.safetensors with model.json to hand on. Valid
 and labels held out of the training split; no pixel mask is opened.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     generator = torch.Generator(device)
 
     # Where an earlier call stopped.
-    state = {"epoch": 0, "step": 0, "best": float("inf")}
+    state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
     run.save_config()
     path = run.stac_dir / "checkpoint.pt"
     if args.resume and path.is_file():
@@ -136,8 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         is_best = False
         if state["step"] == num_steps or state["epoch"] % train.eval_every == 0:
             line["val"] = validate(model, val_data, config, device, dtype)
-            is_best = line["val"]["total"] <= state["best"]
-            state["best"] = min(state["best"], line["val"]["total"])
+            loss, best = line["val"]["total"], state["best"]
+            is_best = math.isfinite(loss) and (best is None or loss <= best)
+            state["best"] = loss if is_best else best
         line["seconds"] = round(time.monotonic() - started, 1)
 
         # Files: the best weights first, as a resume from checkpoint.pt takes them for written.

@@ -114,9 +114,9 @@ def rows_of(device: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Measure both in turn; give the row and its line of the table."""
     costs: dict[str, list[Cost]] = {name: [] for name in STEP_OF}
     for _ in range(ROUNDS):
-        for name, found in costs.items():
-            found.append(in_new_process(measure, name, device))
-    ours, plain = (Cost(*map(min, zip(*found, strict=True))) for found in costs.values())
+        for name, of_side in costs.items():
+            of_side.append(in_new_process(measure, name, device))
+    ours, plain = (Cost(*map(min, zip(*of_side, strict=True))) for of_side in costs.values())
     dtype = amp_dtype(torch.device(device), "auto") or torch.float32
     row = {
         "row": f"step of {FULL[1]}, {str(dtype).removeprefix('torch.')}, {device}",

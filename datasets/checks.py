@@ -84,11 +84,11 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
     with_masks = {split for split, record in places if record.mask}
     facts, problems = [], _check_classes(data)
     for split, record in tqdm(places, "checking", disable=None):
-        found, wrong = _check_record(record, split, data.class_names)
-        facts.append(found)
+        one, wrong = _check_record(record, split, data.class_names)
+        facts.append(one)
         problems += wrong
         if record.classes and not record.mask and split in with_masks:
-            problems.append(Problem("label without mask", _place(found)))
+            problems.append(Problem("label without mask", _place(one)))
     return facts, problems + _duplicate_names(facts) + _identical_images(facts)
 
 
@@ -190,7 +190,7 @@ def _check_mask(
     unseen = [class_names[k] for k in record.classes if k not in areas]
     sizes = [] if truth.shape == size else [f"{_size(truth.shape)}, image {_size(size)}"]
     expected = f"expected 0..{len(class_names)} and {IGNORE}, got "
-    found = (
+    checks = (
         ("unknown mask value", expected, unknown),
         ("mask of another size than its image", "", sizes),
         ("label without mask content", "", unseen),
@@ -198,7 +198,7 @@ def _check_mask(
     )
     problems = [
         Problem(kind, f"{record.mask}: {start}{', '.join(what[:SHOWN])}")
-        for kind, start, what in found
+        for kind, start, what in checks
         if what
     ]
     return (None if unknown or sizes else areas), problems
@@ -206,8 +206,8 @@ def _check_mask(
 
 def _duplicate_names(facts: Iterable[Facts]) -> list[Problem]:
     by_name = defaultdict(list)
-    for found in facts:
-        by_name[found.record.name].append(found)
+    for one in facts:
+        by_name[one.record.name].append(one)
     return [
         Problem("duplicate name", f"{name}: {_places_of(group)}")
         for name, group in by_name.items()
@@ -218,13 +218,13 @@ def _duplicate_names(facts: Iterable[Facts]) -> list[Problem]:
 def _identical_images(facts: Iterable[Facts]) -> list[Problem]:
     """Find images of the same pixels, whatever their file format; one problem per group."""
     by_digest = defaultdict(list)
-    for found in facts:
-        if found.digest:
-            by_digest[found.digest].append(found)
+    for one in facts:
+        if one.digest:
+            by_digest[one.digest].append(one)
     problems = []
     for group in by_digest.values():
         if len(group) > 1:
-            several = len({found.split for found in group}) > 1
+            several = len({one.split for one in group}) > 1
             where = "different splits" if several else "one split"
             problems.append(Problem(f"identical images in {where}", _places_of(group)))
     return problems
@@ -232,11 +232,11 @@ def _identical_images(facts: Iterable[Facts]) -> list[Problem]:
 
 def _places_of(group: Sequence[Facts]) -> str:
     more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
-    return " = ".join(_place(found) for found in group[:SHOWN]) + more
+    return " = ".join(_place(one) for one in group[:SHOWN]) + more
 
 
-def _place(found: Facts) -> str:
-    return f"{found.record.image} ({found.split})"
+def _place(one: Facts) -> str:
+    return f"{one.record.image} ({one.split})"
 
 
 def _size(size: tuple[int, ...]) -> str:
@@ -245,7 +245,7 @@ def _size(size: tuple[int, ...]) -> str:
 
 def area_quantiles(facts: Iterable[Facts], k: int) -> tuple[int, list[float]]:
     """Return how many masks show class k, and minimum, quartiles and maximum of its area there."""
-    areas = [found.areas[k] for found in facts if found.areas and k in found.areas]
+    areas = [one.areas[k] for one in facts if one.areas and k in one.areas]
     shares = np.quantile(areas, (0, 0.25, 0.5, 0.75, 1)).tolist() if areas else []
     return len(areas), shares
 

@@ -72,7 +72,7 @@ def _counts(data: Data) -> str:
 
 
 def _sizes(facts: Iterable[Facts]) -> str:
-    sizes = Counter(found.size for found in facts if found.size)
+    sizes = Counter(one.size for one in facts if one.size)
     shown = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(SHOWN))
     if len(sizes) > SHOWN:
         heights, widths = zip(*sizes, strict=True)
@@ -82,12 +82,12 @@ def _sizes(facts: Iterable[Facts]) -> str:
 
 
 def _modes(facts: Iterable[Facts]) -> str:
-    modes = Counter(found.mode for found in facts if found.mode)
+    modes = Counter(one.mode for one in facts if one.mode)
     return "picture modes: " + ", ".join(f"{mode} ({n})" for mode, n in modes.most_common())
 
 
 def _areas(facts: Sequence[Facts], class_names: Sequence[str]) -> str:
-    if all(found.areas is None for found in facts):
+    if all(one.areas is None for one in facts):
         return "no usable masks"
     rows = [("area in %", "masks", "min", "25 %", "median", "75 %", "max")]
     for k, class_name in enumerate(class_names):
@@ -99,31 +99,31 @@ def _areas(facts: Sequence[Facts], class_names: Sequence[str]) -> str:
 def choose_examples(facts: Iterable[Facts]) -> list[Facts]:
     """Choose readable images: of each label in turn, frequent ones first, defect-free last."""
     by_label: dict[tuple[int, ...], list[Facts]] = {}
-    for found in facts:
-        if found.size:
-            by_label.setdefault(found.record.classes, []).append(found)
+    for one in facts:
+        if one.size:
+            by_label.setdefault(one.record.classes, []).append(one)
     groups = sorted(by_label.values(), key=lambda g: (not g[0].record.classes, -len(g)))
     for group in groups:
         random.Random(0).shuffle(group)
-        group.sort(key=lambda found: found.areas is None)  # those with masks first
+        group.sort(key=lambda one: one.areas is None)  # those with masks first
     turns = chain.from_iterable(zip_longest(*groups))
-    return [found for found in turns if found][:NUM_EXAMPLES]
+    return [one for one in turns if one][:NUM_EXAMPLES]
 
 
 def _draw(path: Path, examples: Sequence[Facts], class_names: Sequence[str]) -> None:
     """Write the examples side by side, images above, with the colours of their masks below."""
     columns = []
-    for found in examples:
-        image = read_image(found.record.image)
+    for one in examples:
+        image = read_image(one.record.image)
         painted = image / 255
-        if found.areas is not None:
-            painted = paint_mask(image, read_truth(found.record, len(class_names)))
+        if one.areas is not None:
+            painted = paint_mask(image, read_truth(one.record, len(class_names)))
         columns.append(np.concatenate([fit_cell(image / 255), fit_cell(painted)]))
     write_image(path, np.concatenate(columns, axis=1))
     print(f"wrote {path}: images above, with their masks below")
-    for found in examples:
-        label = ", ".join(class_names[k] for k in found.record.classes) or "defect-free"
-        print(f"  {found.record.name}: {label}")
+    for one in examples:
+        label = ", ".join(class_names[k] for k in one.record.classes) or "defect-free"
+        print(f"  {one.record.name}: {label}")
     print(colour_legend(class_names))
 
 

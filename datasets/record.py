@@ -17,7 +17,6 @@ class Record:
         name: unique in the data set; names every file made from the image.
         image: picture file.
         classes: ascending foreground indices in [0, K); empty means defect-free.
-        saliency: map made by make_saliency.py, or None before that.
         mask: pixel ground truth, or None; evaluation only, training never opens it.
         mask_level: None for a mask of class indices; else the mask is a grey picture, and
             pixels of at least this level belong to the image's only class. NO_DEFECT says that
@@ -29,7 +28,6 @@ class Record:
     name: str
     image: Path
     classes: tuple[int, ...]
-    saliency: Path | None = None
     mask: Path | None = None
     mask_level: int | None = None
     mask_names: tuple[str, ...] = ()

@@ -140,13 +140,13 @@ def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:
             return record
         return replace(record, mask=path, mask_level=None, mask_names=tuple(class_names))
 
-    found = {name: tuple(map(annotated, records)) for name, records in splits.items()}
-    if found == splits:
+    replaced = {name: tuple(map(annotated, records)) for name, records in splits.items()}
+    if replaced == splits:
         raise ValueError(
             f"{path}: expected file names of the images, got none of them. Correct "
             "data.annotations, or the file_name of its images."
         )
-    return found
+    return replaced
 
 
 def _refuse_repeated_names(splits: Splits) -> None:

@@ -9,8 +9,9 @@ import torch
 
 from datasets.files import read_cam, read_image, read_mask, read_saliency, read_truth, voc_palette
 from datasets.pictures import CELL, GAP, caption_row, fit_cell, paint_mask
-from datasets.record import Record
+from datasets.record import Record, spread
 from runs.folder import Run
+from saliency.surfaces import MIN_IMAGES
 from saliency.table import GENERATORS
 
 Draw = Callable[[Record, np.ndarray], np.ndarray]  # record, its pixels -> picture in [0, 1]
@@ -20,8 +21,7 @@ def choose_records(records: Sequence[Record], count: int, seed: int | None) -> l
     """Choose `count` records: evenly spaced, or at random by a seed."""
     if seed is not None:
         return random.Random(seed).sample(records, min(count, len(records)))
-    step = max(1, len(records) // count)
-    return list(records[::step][:count])
+    return spread(records, count)
 
 
 def run_sheet(run: Run, records: Sequence[Record]) -> np.ndarray:
@@ -58,8 +58,9 @@ def run_sheet(run: Run, records: Sequence[Record]) -> np.ndarray:
 
 def generator_sheet(run: Run, records: Sequence[Record], device: torch.device) -> np.ndarray:
     """Draw the maps of every saliency generator that the data allows, and last those of the run."""
-    has_surfaces = any(not record.classes for record in run.data.split("train"))
-    names = ["contrast", "feature", *(("normal", "variation") if has_surfaces else ())]
+    num_free = sum(not record.classes for record in run.data.split("train"))
+    from_surfaces = ("normal", "variation") if num_free >= MIN_IMAGES else ()
+    names = ["contrast", "feature", *from_surfaces]
 
     def map_of(name: str) -> Draw:
         settings = dataclasses.replace(run.config.saliency, generator=name)

@@ -204,12 +204,8 @@ def begin_folder(folder: Path) -> None:
 
 
 def write_meta(folder: Path, meta: SaliencyMeta | CamMeta | MaskMeta) -> None:
-    """Say how the files of a folder were made, now that all are there.
-
-    NaN and infinity become null: the best loss of a training before its first validation is one.
-    """
-    plain = json.loads(json.dumps(asdict(meta)), parse_constant=lambda _: None)
-    write_json(folder / "meta.json", plain)
+    """Say how the files of a folder were made, now that all are there."""
+    write_json(folder / "meta.json", asdict(meta))
 
 
 def read_meta(folder: Path, kind: type[Meta]) -> Meta | None:

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
     # Where an earlier call stopped.
-    state = {"epoch": 0, "step": 0, "best": -1.0}
+    state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
     run.save_config()
     path = run.segmentation_dir / "checkpoint.pt"
     if args.resume and path.is_file():
@@ -141,8 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         is_best = False
         if state["step"] == num_steps or state["epoch"] % settings.eval_every == 0:
             line["val"] = validate(kept, val_data, config, device, dtype)
-            is_best = line["val"]["miou"] > state["best"]
-            state["best"] = max(state["best"], line["val"]["miou"])
+            miou, best = line["val"]["miou"], state["best"]
+            is_best = best is None or miou > best
+            state["best"] = miou if is_best else best
         line["seconds"] = round(time.monotonic() - started, 1)
 
         # Files: the best weights first, as a resume from checkpoint.pt takes them for written.

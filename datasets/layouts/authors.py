@@ -79,13 +79,13 @@ def read_authors(
 def _labels_path(root: Path, table: str) -> Path:
     if table:
         return find_file(table, root)
-    found = sorted(root.glob("cls_labels*.npy"))
-    if len(found) != 1:
+    label_files = sorted(root.glob("cls_labels*.npy"))
+    if len(label_files) != 1:
         raise FileNotFoundError(
-            f"{root}: expected one file cls_labels*.npy, found {len(found)}: "
-            f"{', '.join(path.name for path in found)}. Set data.table to the one to use."
+            f"{root}: expected one file cls_labels*.npy, found {len(label_files)}: "
+            f"{', '.join(path.name for path in label_files)}. Set data.table to the one to use."
         )
-    return found[0]
+    return label_files[0]
 
 
 def _bare(name: str) -> str:

@@ -41,7 +41,7 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
         split: [f for f in folders_in(part) if f.name != MASKS]
         for split, part in (parts if official else {"train": root}).items()
     }
-    names = {folder.name for found in folders.values() for folder in found}
+    names = {folder.name for of_split in folders.values() for folder in of_split}
     class_names = tuple(sorted(name for name in names if name.lower() not in DEFECT_FREE))
     if not class_names:
         raise FileNotFoundError(
@@ -49,24 +49,24 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
             "Set data.root to the folder that holds them."
         )
     has_masks = (root / MASKS).is_dir() or any(
-        any(folder.glob("*.json")) for found in folders.values() for folder in found
+        any(folder.glob("*.json")) for of_split in folders.values() for folder in of_split
     )
 
     def records(folder: Path) -> tuple[Record, ...]:
         free = folder.name not in class_names
         classes = () if free else (class_names.index(folder.name),)
-        found = []
+        listed = []
         for path in images_in(folder):
             mirrored = root / MASKS / path.relative_to(root)
             places = (mirrored.with_suffix(".png"), mirrored.with_suffix(".json"))
             mask = next(filter(Path.is_file, (*places, path.with_suffix(".json"))), None)
             record = make_record(path, root, classes, mask, mask_level or None, has_masks)
-            found.append(with_names(record, class_names))
-        return tuple(found)
+            listed.append(with_names(record, class_names))
+        return tuple(listed)
 
     if official:
         return class_names, {
-            split: tuple(record for folder in found for record in records(folder))
-            for split, found in folders.items()
+            split: tuple(record for folder in of_split for record in records(folder))
+            for split, of_split in folders.items()
         }
     return class_names, divide({f.name: records(f) for f in folders["train"]}, test_share, seed)

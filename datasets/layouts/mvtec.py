@@ -45,11 +45,11 @@ def read_mvtec(root: Path, test_share: float, seed: int, defect_types: bool) -> 
 
     def records(part: str, kind: str) -> list[Record]:
         classes = () if kind == GOOD else (types.index(kind) if defect_types else 0,)
-        found = []
+        listed = []
         for path in images_in(root / part / kind):
             mask = if_there(root / "ground_truth" / kind / f"{path.stem}_mask.png")
-            found.append(make_record(path, root, classes, mask, GREY_LEVEL, has_masks))
-        return found
+            listed.append(make_record(path, root, classes, mask, GREY_LEVEL, has_masks))
+        return listed
 
     splits = divide({kind: records("test", kind) for kind in types}, test_share, seed)
     splits["train"] = (*records("train", GOOD), *splits["train"])

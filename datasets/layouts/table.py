@@ -68,7 +68,7 @@ def read_table(
             f"{path}: expected lines that fit, {len(problems)} of {len(rows)} do not: "
             f"{' '.join(problems[:5])}"
         )
-    records = [record for found in splits.values() for record in found]
+    records = [record for of_split in splits.values() for record in of_split]
     refuse_missing([record.image for record in records], path)
     refuse_missing([record.mask for record in records if record.mask], path)
     if "split" not in columns:
@@ -86,18 +86,18 @@ def _class_names(
 ) -> tuple[str, ...]:
     if "classes" in columns:
         cells = [cell for row in rows if not _is_free(cell := row["classes"] or "")]
-        found = sorted({name.strip() for cell in cells for name in cell.split("|")} - {""})
+        names = sorted({name.strip() for cell in cells for name in cell.split("|")} - {""})
     else:
-        found = [column for column in columns if column and column not in RESERVED]
-    missing = [] if "classes" in columns else [name for name in classes if name not in found]
-    if "image" not in columns or missing or not (classes or found):
+        names = [column for column in columns if column and column not in RESERVED]
+    missing = [] if "classes" in columns else [name for name in classes if name not in names]
+    if "image" not in columns or missing or not (classes or names):
         raise ValueError(
             f"{path}: expected the column image, and classes or a column per class "
             f"({', '.join(classes) or 'any name'}), separated by commas, got "
             f"{', '.join(columns) or 'nothing'}. Correct the first line, or name the classes in "
             "data.classes."
         )
-    return tuple(classes) or tuple(found)
+    return tuple(classes) or tuple(names)
 
 
 def _read_row(

@@ -51,13 +51,13 @@ def read_voc(root: Path, lists: dict[str, str]) -> Layout:
         ValueError: a damaged annotation, or one with an unknown class.
     """
     inside = [root, root / "VOC2012", root / "VOCdevkit/VOC2012"]
-    found = [folder for folder in inside if (folder / "JPEGImages").is_dir()]
-    if not found:
+    roots = [folder for folder in inside if (folder / "JPEGImages").is_dir()]
+    if not roots:
         raise FileNotFoundError(
             f"{root}: expected JPEGImages, Annotations and ImageSets of PASCAL VOC 2012, found "
             f"{listing(root)}. Set data.root to VOCdevkit/VOC2012."
         )
-    folder = found[0]
+    folder = roots[0]
     splits = {}
     for split, default in (("train", "train"), ("test", "val")):
         path = _list_path(folder, lists[split] or default)
@@ -98,9 +98,9 @@ def _outside_val(masks: Path) -> list[str]:
 
 
 def _record(folder: Path, image: Path) -> Record:
-    found = (if_there(folder / kind / f"{image.stem}.png") for kind in MASKS)
+    masks = (if_there(folder / kind / f"{image.stem}.png") for kind in MASKS)
     classes = _read_annotation(folder / f"Annotations/{image.stem}.xml")
-    return Record(image.stem, image, classes, mask=next(filter(None, found), None))
+    return Record(image.stem, image, classes, mask=next(filter(None, masks), None))
 
 
 def _read_annotation(path: Path) -> tuple[int, ...]:

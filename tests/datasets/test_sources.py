@@ -48,7 +48,7 @@ def test_neu_seg_labels_are_the_classes_in_the_masks(neu_root, tmp_path):
     assert labels(data, "train") == NEU_LABELS
     first = data.split("train")[0]
     assert first.image == neu_root / "images/training/000001.jpg"
-    assert first.saliency is None and first.mask_level is None
+    assert first.mask_level is None
     assert read_truth(first, 3)[0].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
 
 

@@ -49,14 +49,6 @@ def test_meta_comes_back_as_it_was_written(tmp_path, meta):
     begin_folder(tmp_path / "new")  # there is nothing to remove
 
 
-def test_meta_is_strict_json_whatever_the_training_had_reached(tmp_path):
-    """A training that is stopped before its first validation has no best loss yet."""
-    write_meta(tmp_path, replace(METAS[2], progress={"epoch": 1, "best": float("inf")}))
-
-    meta = read_meta(tmp_path, CamMeta)
-    assert meta.progress == {"epoch": 1, "best": None}
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -25,8 +25,8 @@ def coarse() -> np.ndarray:
 
 
 def iou(saliency: np.ndarray) -> float:
-    found, truth = saliency > 0.5, picture()[..., 0] < 100
-    return (found & truth).sum() / (found | truth).sum()
+    seen, truth = saliency > 0.5, picture()[..., 0] < 100
+    return (seen & truth).sum() / (seen | truth).sum()
 
 
 def test_a_coarse_map_moves_to_the_edge_of_the_defect():

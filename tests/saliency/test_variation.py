@@ -85,9 +85,9 @@ def test_direction_is_the_one_with_more_variance_than_the_background_has():
     rng = np.random.default_rng(0)
     loud, extra = np.array([9.0, 1, 1, 1]), np.array([9.0, 1, 3, 1])
     background, own = (covariance(rng.normal(0, s, (6, 20, 20, 4))) for s in (loud, extra))
-    found = np.abs(most_varying(own, background))
-    assert found.argmax() == 2
-    assert found[2] > 10 * found[[0, 1, 3]].max()
+    direction = np.abs(most_varying(own, background))
+    assert direction.argmax() == 2
+    assert direction[2] > 10 * direction[[0, 1, 3]].max()
 
 
 def test_covariance_is_the_mean_outer_product_of_images():
@@ -108,9 +108,9 @@ def test_level_and_share_of_a_known_mixture(share):
     count = 200_000
     is_defect = rng.random(count) < share
     values = rng.normal(0, 1, count) + 4 * is_defect
-    level, found = mixture_level(values, rng.normal(0, 1, count))
+    level, estimate = mixture_level(values, rng.normal(0, 1, count))
 
-    assert found == pytest.approx(share, rel=0.05)
+    assert estimate == pytest.approx(share, rel=0.05)
     thresholds = np.linspace(-2, 6, 200)
     ious = [(is_defect & (values > t)).sum() / (is_defect | (values > t)).sum() for t in thresholds]
     own = (is_defect & (values > level)).sum() / (is_defect | (values > level)).sum()
@@ -132,8 +132,8 @@ def test_zone_is_salient(data):
     assert saliency.shape == (HEIGHT, WIDTH)
     assert saliency.dtype == np.float32
     assert 0 <= saliency.min() <= saliency.max() <= 1
-    found = saliency > 0.5
-    assert (found & mask).sum() > 0.6 * (found | mask).sum()
+    seen = saliency > 0.5
+    assert (seen & mask).sum() > 0.6 * (seen | mask).sum()
     assert 0.25 < prepared.facts["variation"]["zone"]["share"] < 0.5  # a third, its edges blurred
 
 

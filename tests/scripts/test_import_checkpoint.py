@@ -7,22 +7,22 @@ import torch
 
 import import_checkpoint
 import make_cams
-from configs import load, to_dict
-from runs.checkpoint import load_checkpoint
+from configs import changed, load
 from models.stac import Stac, build_stac, stac_from_checkpoint
+from runs.checkpoint import load_checkpoint
 
 OVERRIDES = ["data.sample_train=4", "data.sample_test=2", "train.head_padding=replicate"]
-OVERRIDES += ["train.split_block=1", "train.final_norm=true"]
-OVERRIDES += ["train.pixel_block=1", 'cam.types=["pixel","fused"]']
+OVERRIDES += ["train.frozen_blocks=1", "train.pixel_block=1", 'cam.types=["pixel","fused"]']
 
 
 def released_model(num_classes: int = 3) -> Stac:
     """Return DeiT-Ti as the released code would train it: 8 heads on a width of 192, 64 x 64."""
-    config = load("configs/sample.toml", ["train.num_heads=8", "train.image_size=[64,64]"])
+    values = {"num_heads": 8, "image_size": [64, 64], "patch_size": 16, "depth": 2}
+    values |= {"scale_pooling": False, "head_padding": "zeros", "pixel_block": 0}
+    types = {"cam.types": ["fused"], "pseudo_label.cam_type": "fused"}
+    values = {f"train.{key}": value for key, value in values.items()} | types
     torch.manual_seed(0)
-    settings = to_dict(config)["train"] | {"patch_size": 16, "depth": 2, "scale_pooling": False}
-    settings |= {"head_padding": "zeros", "pixel_block": 0}
-    model = build_stac(settings, num_classes, "none").eval()
+    model = build_stac(changed(load("configs/sample.toml"), values).train, num_classes).eval()
     torch.nn.init.normal_(model.encoder.cls_token)
     return model
 
@@ -58,9 +58,11 @@ def test_make_cams_goes_on_in_the_run_folder(tmp_path):
     path = run(tmp_path, {"model": released_state(released_model())})
 
     out = path.parent.parent
-    assert load(out / "config.toml").cam.types == ("fused",)  # that of the head is not there
+    config = load(out / "config.toml")
+    assert config.cam.types == ("fused",)  # that of the head is not there
+    assert config.pseudo_label.cam_type == "fused"
     make_cams.main(["--out", str(out), "--device", "cpu"])
-    assert len(list((out / "cams").glob("*.npz"))) == 6
+    assert len(list((out / "cams/fused/given").glob("*.npz"))) == 6
 
 
 def test_heads_of_another_training_can_be_named(tmp_path):

@@ -161,19 +161,29 @@ def test_the_images_of_a_sheet_are_evenly_spaced_or_drawn():
     assert len(choose_records(records, 20, 1)) == len(choose_records(records, 20, None)) == 10
 
 
-def test_generators_are_drawn_beside_the_maps_of_the_run(run, capsys):
-    flags = ["--generators", "--split", "train", "--device", "cpu", "--set"]
-    flags += ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.image_size=96"]
+@pytest.mark.parametrize(
+    ("num_free", "generators"),
+    [
+        (1, ["contrast", "feature"]),  # too few surfaces to learn from
+        (4, ["contrast", "feature", "normal", "variation"]),
+    ],
+)
+def test_every_generator_that_the_data_allows_is_drawn(run, num_free, generators):
+    for i in range(num_free):
+        surface = np.random.default_rng(i).integers(80, 100, (10, 10, 3), np.uint8)
+        write_image(run.parent / f"parts/train/good/{i}.png", surface)
+    write_saliency(run / "saliency/train_dent_0.png", np.ones((10, 10)))
+    small = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.image_size=96"]
+    flags = ["--generators", "--split", "train", "--device", "cpu", "--set", *small]
     sheet = sheet_of(run, *flags, name="generators_train.png")
-    columns = ["image", "contrast", "feature", "of the run"]
-    assert sheet.shape == (CAPTION + 2 * SIDE, len(columns) * SIDE, 3)
+    columns = ["image", *generators, "of the run"]
+    assert sheet.shape == (CAPTION + 2 * SIDE, len(columns) * SIDE, 3)  # defects alone
     np.testing.assert_array_equal(sheet[:CAPTION], caption_row(columns))
-    assert not cell_of(sheet, 0, 3).any()
-    write_image(run.parent / "parts/train/good/0.png", np.full((10, 10, 3), 90, np.uint8))
-    sheet = sheet_of(run, *flags, name="generators_train.png")
-    columns = ["image", "contrast", "feature", "normal", "variation", "of the run"]
-    assert sheet.shape == (CAPTION + 2 * SIDE, len(columns) * SIDE, 3)  # defects alone are drawn
-    np.testing.assert_array_equal(sheet[:CAPTION], caption_row(columns))
+    assert not cell_of(sheet, 0, len(columns) - 1).any()
+    assert (cell_of(sheet, 1, len(columns) - 1) == 255).all()
+
+
+def test_a_sheet_is_of_the_stages_or_of_the_generators(run, capsys):
     with pytest.raises(SystemExit):
         sheet_of(run, "--sheet", "--generators")
     assert "not allowed with argument" in capsys.readouterr().err

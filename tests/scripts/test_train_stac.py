@@ -14,8 +14,8 @@ import train_stac
 from configs import load
 from datasets.files import read_image, write_saliency
 from datasets.sources import read_data
-from runs.checkpoint import load_checkpoint
 from models.stac import stac_from_checkpoint
+from runs.checkpoint import load_checkpoint
 
 TINY = [
     "data.sample_train=8",
@@ -69,12 +69,13 @@ def straight_run(sample_dir) -> Path:
 
 
 def test_training_never_opens_a_mask(sample_dir, monkeypatch):
-    """The masks of the fixture are deleted; the readers of masks would be an error besides."""
+    """The masks of the fixture are deleted, and to read one would be an error of its own."""
 
     def refuse(*_):
         raise AssertionError("a mask was opened")
 
-    monkeypatch.setattr(datasets.files, "read_mask", refuse)
+    for module in (datasets.files, datasets.image_maps):
+        monkeypatch.setattr(module, "read_mask", refuse)
     monkeypatch.setattr(datasets.files, "read_truth", refuse)
     log = train(sample_dir, sample_dir / "maskless", "--resume", "train.max_steps=1")
     assert log[0]["step"] == 1
@@ -98,8 +99,7 @@ def test_log_and_checkpoints_hold_what_later_stages_need(straight_run):
     assert load(straight_run / "config.toml").train.epochs == 2
 
 
-@pytest.mark.parametrize("setting", ["train.ema=0", "train.ema=0.5"])
-def test_resume_equals_an_unbroken_run(sample_dir, tmp_path, monkeypatch, setting):
+def test_resume_equals_an_unbroken_run(sample_dir, straight_run, tmp_path, monkeypatch):
     save = train_stac.save_checkpoint
 
     def stop_after_first_epoch(path, content):
@@ -110,16 +110,15 @@ def test_resume_equals_an_unbroken_run(sample_dir, tmp_path, monkeypatch, settin
     with monkeypatch.context() as patch:
         patch.setattr(train_stac, "save_checkpoint", stop_after_first_epoch)
         with pytest.raises(KeyboardInterrupt):
-            train(sample_dir, tmp_path / "halves", "--resume", setting)
-    train(sample_dir, tmp_path / "halves", "--resume", setting)
-    train(sample_dir, tmp_path / "whole", "--resume", setting)
+            train(sample_dir, tmp_path / "halves", "--resume")
+    log = train(sample_dir, tmp_path / "halves", "--resume")
+    assert [line["epoch"] for line in log] == [1, 2]
     resumed, whole = (
-        load_checkpoint(tmp_path / name / "stac/checkpoint.pt", "") for name in ("halves", "whole")
+        load_checkpoint(out / "stac/checkpoint.pt", "")
+        for out in (tmp_path / "halves", straight_run)
     )
-    assert ("trained" in whole) == (setting == "train.ema=0.5")
-    for part in ("model", "trained"):
-        for name, value in whole.get(part, {}).items():
-            assert torch.equal(value, resumed[part][name]), name
+    for name, value in whole["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
 
 
 def test_a_resume_hides_no_epoch_and_misses_no_best_one(sample_dir, tmp_path, monkeypatch):
@@ -148,11 +147,11 @@ def test_warmup_leaves_half_of_the_steps_to_the_decay(sample_dir, tmp_path):
 
 def test_resume_refuses_other_settings(sample_dir, straight_run):
     with pytest.raises(ValueError, match="--resume: expected stac/checkpoint.pt of the same"):
-        train(sample_dir, straight_run, "--resume", "train.weight_decay=0.1")
+        train(sample_dir, straight_run, "--resume", "train.drop_path=0.1")
 
 
 def test_non_finite_loss_stops_with_its_place(sample_dir, monkeypatch):
-    def broken(**_):
+    def broken(*_):
         return torch.tensor(float("nan")), {"saliency": torch.tensor(float("nan"))}
 
     monkeypatch.setattr(train_stac, "stac_loss", broken)
@@ -174,40 +173,6 @@ def test_mean_average_precision_by_hand():
     assert np.isnan(train_stac.mean_average_precision(labels * 0, scores))
 
 
-def test_gradients_of_several_batches_make_one_step(sample_dir):
-    """6 images in batches of 2: 3 batches; two share the first step, the last has its own."""
-    out = sample_dir / "accumulated"
-    log = train(sample_dir, out, "--resume", "train.batch_size=2", "train.accumulate=2")
-    assert [line["step"] for line in log] == [2, 4]
-    checkpoint = load_checkpoint(out / "stac/checkpoint.pt", "train_stac.py")
-    # the optimizer's rate at the last step is the schedule's end, whatever the batches
-    assert checkpoint["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-6)
-
-
-def test_accumulated_gradients_equal_those_of_one_batch(sample_dir):
-    """Without augmentation, contrast and batch statistics, 2 + 2 + 2 images weigh as 6 do."""
-    same = ["train.flip=false", "train.jitter=0", "loss.contrast=0", "train.epochs=1"]
-    same += ["train.drop_path=0", "train.pixel_block=0", 'cam.types=["fused"]']
-    weights = []
-    for name, sizes in (
-        ("split", ["train.batch_size=2", "train.accumulate=3"]),
-        ("whole", ["train.batch_size=6"]),
-    ):
-        train(sample_dir, sample_dir / name, "--resume", *same, *sizes)
-        path = sample_dir / name / "stac/checkpoint.pt"
-        content = load_checkpoint(path, "train_stac.py")
-        moments = content["optimizer"]["state"]
-        weights.append([moments[i]["exp_avg"] for i in sorted(moments)])
-    for split, whole in zip(*weights, strict=True):
-        torch.testing.assert_close(split, whole, rtol=1e-3, atol=1e-6)
-
-
-def test_averaged_weights_are_kept_beside_the_trained_ones(sample_dir):
-    train(sample_dir, sample_dir / "averaged", "--resume", "train.ema=0.5")
-    content = load_checkpoint(sample_dir / "averaged/stac/checkpoint.pt", "train_stac.py")
-    assert not torch.equal(content["model"]["head.weight"], content["trained"]["head.weight"])
-
-
 def test_weights_to_hand_on_rebuild_the_model(straight_run):
     shared = load_checkpoint(straight_run / "stac/model.safetensors", "train_stac.py")
     own = load_checkpoint(straight_run / "stac/checkpoint.pt", "train_stac.py")
@@ -218,11 +183,16 @@ def test_weights_to_hand_on_rebuild_the_model(straight_run):
         assert shared[fact] == own[fact]
 
 
-def test_every_switch_trains(sample_dir):
-    switches = ["train.ema=0.9", "train.layer_decay=0.7", "train.frozen_blocks=2"]
-    switches += ["loss.cam_type=fused", "loss.saliency_threshold=0.5", "train.accumulate=2"]
-    log = train(sample_dir, sample_dir / "switches", "--resume", *switches)
+SWITCHES = ["train.frozen_blocks=2", "train.balance=0.9", "loss.saliency_threshold=0.5"]
+SWITCHES += ["train.scale_pooling=false", "train.head_padding=replicate", "train.head_lr_scale=5.0"]
+WITHOUT_HEAD = ["train.pixel_block=0", 'cam.types=["fused"]', "pseudo_label.cam_type=fused"]
+
+
+@pytest.mark.parametrize("switches", [SWITCHES, WITHOUT_HEAD], ids=["all", "without a head"])
+def test_every_switch_trains(sample_dir, tmp_path, switches):
+    log = train(sample_dir, tmp_path / "run", "--resume", "train.epochs=1", *switches)
     assert np.isfinite(log[-1]["val"]["total"])
+    assert ("pixel" in log[-1]["train"]) == (switches is SWITCHES)
 
 
 def test_training_on_crops_trains_and_validates_on_them(sample_dir, monkeypatch):

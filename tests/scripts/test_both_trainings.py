@@ -1,0 +1,118 @@
+"""What train_stac.py and segmentation/train.py have in common: their files and their logs."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import segmentation.train
+import train_stac
+from configs import load
+from datasets.files import read_image, write_mask, write_saliency
+from runs.checkpoint import load_checkpoint
+from runs.folder import Run
+
+SETTINGS = [
+    "data.sample_train=8",
+    "data.sample_test=2",
+    "data.val_fraction=0.25",
+    "train.depth=2",
+    "train.image_size=[32,48]",
+    "train.batch_size=4",
+    "train.epochs=3",
+    "train.eval_every=2",
+    "train.amp=off",
+    "loss.num_anchors=4",
+    "loss.num_negatives=4",
+    "segmentation.encoder=tu-test_efficientnet",
+    "segmentation.image_size=[32,48]",
+    "segmentation.batch_size=4",
+    "segmentation.epochs=3",
+    "segmentation.eval_every=2",
+    "segmentation.amp=off",
+]
+STAGES = {"stac": train_stac, "segmentation": segmentation.train}
+TERMS = {"stac": {"classification", "patch", "token", "saliency", "contrast", "pixel"}}
+TERMS["segmentation"] = {"pixel", "dice"}
+MEASURES = {"stac": TERMS["stac"] | {"total", "map"}, "segmentation": {"miou"}}
+
+
+def run_in(root: Path) -> Run:
+    config = load("configs/sample.toml", [*SETTINGS, f"data.root={root}/data"])
+    return Run(root / "run", config)
+
+
+def train(root: Path, stage: str, *settings: str, resume: bool = False) -> list[dict]:
+    call = ["--config", "configs/sample.toml", "--out", str(root / "run"), "--device", "cpu"]
+    call += ["--resume"] * resume
+    STAGES[stage].main([*call, "--set", *SETTINGS, f"data.root={root}/data", *settings])
+    lines = (root / f"run/{stage}/log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Write images with random saliency maps and pseudo labels, and train both networks."""
+    root, rng = tmp_path_factory.mktemp("both"), np.random.default_rng(0)
+    run = run_in(root)
+    for record in run.data.split("train"):
+        size = read_image(record.image).shape[:2]
+        write_saliency(run.saliency_dir / f"{record.name}.png", rng.random(size))
+        mask = rng.integers(0, 4, size, np.uint8)
+        write_mask(run.pseudo_label_dir / f"{record.name}.png", mask)
+    for stage in STAGES:
+        train(root, stage)
+    return root
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_log_has_one_line_an_epoch_with_the_same_keys(root, stage):
+    lines = (root / f"run/{stage}/log.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
+    assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4), (3, 6)]
+    for line in log:
+        keys = ["epoch", "step", "lr", "train", "seconds"]
+        keys[4:4] = [] if line["epoch"] == 1 else ["val"]  # every second epoch, and the last
+        assert list(line) == keys
+        assert set(line["train"]) == TERMS[stage] | {"total"}
+        assert set(line.get("val", MEASURES[stage])) == MEASURES[stage]
+        assert line["seconds"] >= 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_files_of_a_training_are_the_same(root, stage):
+    names = {path.name for path in (root / "run" / stage).iterdir()}
+    more = {"model.safetensors", "model.json"} if stage == "stac" else set()
+    assert names == {"checkpoint.pt", "best.pt", "log.jsonl", "tensorboard", *more}
+    last, best = (
+        load_checkpoint(root / f"run/{stage}/{name}", "") for name in ("checkpoint.pt", "best.pt")
+    )
+    assert set(last) == set(best) >= {"model", "optimizer", "config", "class_names", "mean", "std"}
+    assert set(last["progress"]) == {"epoch", "step", "best"}
+    assert (last["progress"]["epoch"], last["progress"]["step"]) == (3, 6)
+    assert best["progress"]["epoch"] in (2, 3)  # those with a validation
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_curves_have_the_numbers_of_the_log(root, stage):
+    lines = (root / f"run/{stage}/log.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
+    events = EventAccumulator(str(root / f"run/{stage}/tensorboard")).Reload()
+    tags = {f"{name}/train" for name in log[0]["train"]} | {f"{name}/val" for name in log[1]["val"]}
+    assert set(events.Tags()["scalars"]) == tags | {"lr"}
+    for tag, values in (
+        ("lr", {line["epoch"]: line["lr"] for line in log}),
+        ("total/train", {line["epoch"]: line["train"]["total"] for line in log}),
+    ):
+        curve = {event.step: event.value for event in events.Scalars(tag)}
+        assert curve == pytest.approx(values, rel=1e-5)
+
+
+def test_a_measure_that_is_no_number_is_null_in_the_log(root, monkeypatch):
+    monkeypatch.setattr(train_stac, "mean_average_precision", lambda *_: math.nan)
+    (line,) = train(root, "stac", "train.epochs=1")  # without --resume, the log begins anew
+    assert line["val"]["map"] is None
+    assert line["val"]["total"] > 0

@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shares = zip(("background", *class_names), 100 * pixels / pixels.sum(), strict=True)
     print(f"wrote {len(records)} masks to {run.prediction_dir}/")
     print("area: " + ", ".join(f"{name} {share:.2f} %" for name, share in shares))
-    split = f" --split {args.split}" if args.split else ""
-    print(next_step("predictions", run) + split)
+    if args.split != "fit":  # evaluation.py scores train, val and test
+        print(next_step("predictions", run) + (f" --split {args.split}" if args.split else ""))
 
 
 if __name__ == "__main__":

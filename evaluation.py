@@ -33,9 +33,9 @@ from configs import Config
 from configs.command_line import run_stage, stage_parser
 from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from datasets.record import Record
-from runs.folder import KINDS, Run, SaliencyMeta, open_run, read_meta
-from runs.results import append_results, origin, results_table, write_results_csv
-from runs.scores import (
+from runfolder.run import KINDS, Run, SaliencyMeta, open_run, read_meta
+from runfolder.results import append_results, origin, results_table, write_results_csv
+from runfolder.scores import (
     PER_CLASS,
     RULES,
     default_rules,

@@ -40,9 +40,9 @@ from inference.models import load_trained
 from inference.segment import network_from_checkpoint
 from models.cam import raw_cam
 from models.stac import Stac, image_scores, stac_from_checkpoint
-from runs.checkpoint import Checkpoint
-from runs.folder import Run, run_in
-from runs.thresholds import thresholds_for_new_images
+from runfolder.checkpoint import Checkpoint
+from runfolder.run import Run, run_in
+from runfolder.thresholds import thresholds_for_new_images
 from segmentation.networks import STRIDES, network_size
 
 TOLERANCE = 1e-3  # largest difference to PyTorch of a file that is kept

@@ -16,8 +16,8 @@ from configs.command_line import run_stage, stage_parser
 from models.backbones import normalisation, read_state_dict
 from models.stac import stac_from_checkpoint
 from released.checkpoint import RELEASED_HEADS, convert_released
-from runs.checkpoint import save_checkpoint
-from runs.folder import Run, open_run
+from runfolder.checkpoint import save_checkpoint
+from runfolder.run import Run, open_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

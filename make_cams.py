@@ -25,8 +25,8 @@ from inference.localise import Localised
 from inference.models import localiser_of
 from models.device import select_device
 from pipeline import next_step
-from runs.checkpoint import check_classes, load_checkpoint
-from runs.folder import CamMeta, Run, begin_folder, open_run, write_meta
+from runfolder.checkpoint import check_classes, load_checkpoint
+from runfolder.run import CamMeta, Run, begin_folder, open_run, write_meta
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,8 +30,8 @@ from datasets.record import BACKGROUND, IGNORE, Record
 from inference.refined import RefinedCams
 from models.device import select_device
 from pipeline import next_step
-from runs.folder import MaskMeta, Run, begin_folder, open_run, write_meta
-from runs.thresholds import rule_for_new_images
+from runfolder.run import MaskMeta, Run, begin_folder, open_run, write_meta
+from runfolder.thresholds import rule_for_new_images
 from scoring.thresholds import levelled, seed_mask
 
 BAND = 0.05  # this near the threshold, map values with that at 0.5, a pixel becomes 255

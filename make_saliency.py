@@ -16,7 +16,7 @@ from datasets.files import read_image, write_saliency
 from datasets.record import Record
 from models.device import select_device
 from pipeline import next_step
-from runs.folder import Run, SaliencyMeta, begin_folder, open_run, write_meta
+from runfolder.run import Run, SaliencyMeta, begin_folder, open_run, write_meta
 from saliency import learned
 from saliency.generator import Prepared
 from saliency.table import make_generator

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from configs import Config, fingerprint
 from configs.command_line import ROOT, run_stage
 from datasets.files import write_text
-from runs.folder import Run, open_run
+from runfolder.run import Run, open_run
 
 SCRIPT = "bash run_STAC.sh"
 INTERRUPTED = 130  # exit code of what Ctrl-C stopped

@@ -35,8 +35,8 @@ from inference.objects import COCO_FORMATS, coco_annotation, objects_of
 from inference.refined import refined
 from inference.segment import Segmenter
 from models.device import select_device
-from runs.folder import Run, run_in
-from runs.thresholds import thresholds_for_new_images
+from runfolder.run import Run, run_in
+from runfolder.thresholds import thresholds_for_new_images
 from scoring.thresholds import levelled, seed_mask
 
 

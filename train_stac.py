@@ -38,15 +38,15 @@ from models.optim import (
 )
 from models.stac import Stac, build_stac, image_scores
 from pipeline import next_step
-from runs.checkpoint import (
+from runfolder.checkpoint import (
     load_checkpoint,
     restore_training,
     save_checkpoint,
     save_weights,
     training_state,
 )
-from runs.folder import Run, open_run
-from runs.training_log import TrainingLog
+from runfolder.run import Run, open_run
+from runfolder.training_log import TrainingLog
 
 LR_BATCH = 512  # train.lr is the rate of a batch of this size
 MIN_LR = 1e-6  # first and last rate of the schedule

@@ -7,8 +7,8 @@ import torch
 from configs import changed
 from inference.localise import Localiser
 from inference.segment import Segmenter
-from runs.checkpoint import Checkpoint, load_checkpoint
-from runs.folder import Run
+from runfolder.checkpoint import Checkpoint, load_checkpoint
+from runfolder.run import Run
 
 
 class Trained(NamedTuple):

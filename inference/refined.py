@@ -11,8 +11,8 @@ from datasets.files import Cam, read_cam, read_image, read_saliency
 from datasets.record import Record
 from models.crf import dense_crf
 from models.pamr import pamr
-from runs.folder import Run
-from runs.thresholds import Place, mask_free_thresholds
+from runfolder.run import Run
+from runfolder.thresholds import Place, mask_free_thresholds
 from scoring.thresholds import count_maps, counted_images
 
 

@@ -10,7 +10,7 @@ import torch
 from datasets.files import read_cam, read_image, read_mask, read_saliency, read_truth, voc_palette
 from datasets.pictures import CELL, GAP, caption_row, fit_cell, paint_mask
 from datasets.record import Record, spread
-from runs.folder import Run
+from runfolder.run import Run
 from saliency.surfaces import MIN_IMAGES
 from saliency.table import GENERATORS
 

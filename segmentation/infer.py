@@ -21,8 +21,8 @@ from inference.models import segmenter_of
 from inference.segment import best_class
 from models.device import select_device
 from pipeline import next_step
-from runs.checkpoint import check_classes, load_checkpoint
-from runs.folder import MaskMeta, begin_folder, open_run, write_meta
+from runfolder.checkpoint import check_classes, load_checkpoint
+from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
 
 
 def main(argv: Sequence[str] | None = None) -> None:

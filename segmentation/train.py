@@ -35,9 +35,9 @@ from models.optim import (
     warmup_cosine,
 )
 from pipeline import next_step
-from runs.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
-from runs.folder import Run, open_run
-from runs.training_log import TrainingLog
+from runfolder.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
+from runfolder.run import Run, open_run
+from runfolder.training_log import TrainingLog
 from scoring.confusion import ConfusionMatrix
 from segmentation.copy_paste import paste_defects
 from segmentation.losses import dense_loss

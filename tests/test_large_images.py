@@ -18,7 +18,7 @@ from datasets.files import (
     write_image,
     write_saliency,
 )
-from runs.checkpoint import save_checkpoint
+from runfolder.checkpoint import save_checkpoint
 from models.stac import build_stac
 from segmentation.networks import build_network
 

@@ -42,7 +42,7 @@ from datasets.record import Record
 from datasets.sources import Data, read_data
 from losses.pixel_contrast import pixel_contrast_loss
 from scoring.confusion import ConfusionMatrix, ThresholdSweep
-from runs.checkpoint import load_checkpoint
+from runfolder.checkpoint import load_checkpoint
 from models.stac import StacOutput, build_stac
 from models.tiles import tiles_of
 from models.vit import ClassTokenViT, create_vit

@@ -8,7 +8,7 @@ import pytest
 import configs
 from configs import __main__ as command
 from configs.command_line import ROOT, load_run, stage_parser
-from runs.folder import Run
+from runfolder.run import Run
 
 ONE_CHANGE = {
     "data": "data.limit=7",

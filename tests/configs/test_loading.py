@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import configs
 from configs.command_line import ROOT
-from runs.folder import Run
+from runfolder.run import Run
 
 SHIPPED = sorted((ROOT / "configs").glob("**/*.toml"))
 SECTIONS = (

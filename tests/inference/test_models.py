@@ -6,8 +6,8 @@ import pytest
 
 from configs import Config, to_dict
 from inference.models import load_trained, with_tile
-from runs.checkpoint import save_checkpoint
-from runs.folder import Run
+from runfolder.checkpoint import save_checkpoint
+from runfolder.run import Run
 
 
 def save(path: Path, *class_names: str, mark: int = 0) -> None:

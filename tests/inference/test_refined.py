@@ -13,7 +13,7 @@ from datasets.sources import Data
 from inference.refined import RefinedCams, read_cam_of, refined
 from models.crf import dense_crf
 from models.pamr import pamr
-from runs.folder import Run
+from runfolder.run import Run
 
 CPU = torch.device("cpu")
 SIZE = (9, 14)

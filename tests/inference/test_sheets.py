@@ -13,7 +13,7 @@ from datasets.record import Record
 from datasets.sources import Data
 from inference import sheets
 from inference.sheets import choose_records, generator_sheet, run_sheet
-from runs.folder import Run
+from runfolder.run import Run
 from saliency.generator import Prepared
 
 SIDE = CELL + GAP

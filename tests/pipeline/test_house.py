@@ -36,7 +36,7 @@ def num_parameters(function: ast.FunctionDef) -> int:
 
 def test_the_sources_of_every_package_are_looked_at():
     names = set(map(named, SOURCES))
-    assert {"pipeline.py", "runs/folder.py", "datasets/layouts/mtd.py"} <= names
+    assert {"pipeline.py", "runfolder/run.py", "datasets/layouts/mtd.py"} <= names
 
 
 def test_no_file_is_too_long():
@@ -91,7 +91,7 @@ def test_git_ignores_no_source_but_the_folders_of_runs(tmp_path):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
 
-    names = [*map(named, SOURCES), "tests/runs/test_folder.py", "runs/sample/config.toml"]
+    names = [*map(named, SOURCES), "tests/runfolder/test_run.py", "runs/sample/config.toml"]
     command = ["git", "check-ignore", "--no-index", "--stdin"]
     ignored = subprocess.run(
         command, cwd=tmp_path, input="\n".join(names), capture_output=True, text=True

@@ -21,11 +21,11 @@ MAY_IMPORT = {
     "scoring": {"datasets", "released"},
     "saliency": {"configs", "datasets", "models"},
     "segmentation": {"configs", "datasets", "models"},
-    "runs": {"configs", "datasets", "scoring"},
+    "runfolder": {"configs", "datasets", "scoring"},
     "inference": {
-        "configs", "datasets", "models", "runs", "saliency", "scoring", "segmentation",
+        "configs", "datasets", "models", "runfolder", "saliency", "scoring", "segmentation",
     },
-    "pipeline": {"configs", "datasets", "runs"},
+    "pipeline": {"configs", "datasets", "runfolder"},
 }  # fmt: skip
 OUTSIDE = {"tests", "studies", "benchmarks"}
 SCRIPTS_IN_PACKAGES = {  # and what they may import; None for everything but scripts
@@ -53,17 +53,17 @@ def test_the_rule_itself_has_no_circle():
 
 def test_planted_violations_are_found(tmp_path):
     planted = {
-        "configs/loading.py": "import tomllib, pydantic\nimport numpy as np\nimport runs.folder",
+        "configs/loading.py": "import tomllib, pydantic\nimport numpy as np\nimport runfolder.run",
         "datasets/checks.py": "import configs\nfrom datasets import inspect\nimport scoring.lines",
         "datasets/inspect.py": "import inspect\nimport configs\nimport models.cam",
         "evaluation.py": "from datasets import files\nimport segmentation.infer, pipeline",
-        "inference/sheets.py": "from runs.folder import Run\nimport pipeline, studies.oracle",
+        "inference/sheets.py": "from runfolder.run import Run\nimport pipeline, studies.oracle",
         "losses/stac.py": "def late():\n    from losses.token import t\n    import scoring.lines",
         "make_cams.py": "import torch\nimport evaluation\nfrom inference import localise",
         "models/vit.py": "import timm, configs\nfrom datasets.record import Record",
-        "pipeline.py": "import runs.folder, datasets.files\nimport models.cam\nimport make_cams",
+        "pipeline.py": "import runfolder.run, datasets.files\nimport models.cam\nimport make_cams",
         "released/arrays.py": "import numpy as np\nfrom configs import load",
-        "runs/scores.py": "from scoring import lines\nfrom models import cam",
+        "runfolder/scores.py": "from scoring import lines\nfrom models import cam",
         "saliency/contrast.py": "from ..datasets import files\nfrom . import normal\nimport losses",
         "scoring/passes.py": "from released import arrays\nimport configs",
         "segmentation/networks.py": "from segmentation import train\nimport saliency.contrast",
@@ -75,7 +75,7 @@ def test_planted_violations_are_found(tmp_path):
 
     assert violations(tmp_path) == [
         "configs/loading.py:2 imports numpy",
-        "configs/loading.py:3 imports runs.folder",
+        "configs/loading.py:3 imports runfolder.run",
         "datasets/checks.py:2 imports datasets.inspect",
         "datasets/checks.py:3 imports scoring.lines",
         "datasets/inspect.py:3 imports models.cam",
@@ -88,7 +88,7 @@ def test_planted_violations_are_found(tmp_path):
         "pipeline.py:2 imports models.cam",
         "pipeline.py:3 imports make_cams",
         "released/arrays.py:2 imports configs.load",
-        "runs/scores.py:2 imports models.cam",
+        "runfolder/scores.py:2 imports models.cam",
         "saliency/contrast.py:3 imports losses",
         "scoring/passes.py:2 imports configs",
         "segmentation/networks.py:1 imports segmentation.train",

@@ -11,7 +11,7 @@ import configs
 import pipeline
 from configs.command_line import ROOT
 from pipeline import INTERRUPTED, STAGES, next_step, sections_of
-from runs.folder import Run
+from runfolder.run import Run
 
 TABLE = ["evaluation.py --table", "report.py"]
 

@@ -12,8 +12,8 @@ import segmentation.train
 import train_stac
 from configs import load
 from datasets.files import read_image, write_mask, write_saliency
-from runs.checkpoint import load_checkpoint
-from runs.folder import Run
+from runfolder.checkpoint import load_checkpoint
+from runfolder.run import Run
 
 SETTINGS = [
     "data.sample_train=8",

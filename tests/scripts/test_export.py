@@ -12,7 +12,7 @@ import export
 from configs import from_dict, to_dict
 from datasets.files import write_image
 from models.stac import build_stac
-from runs.checkpoint import save_checkpoint
+from runfolder.checkpoint import save_checkpoint
 from segmentation.networks import build_network
 
 CLASSES = ["inclusion", "patches"]

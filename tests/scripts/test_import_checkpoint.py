@@ -9,7 +9,7 @@ import import_checkpoint
 import make_cams
 from configs import changed, load
 from models.stac import Stac, build_stac, stac_from_checkpoint
-from runs.checkpoint import load_checkpoint
+from runfolder.checkpoint import load_checkpoint
 
 OVERRIDES = ["data.sample_train=4", "data.sample_test=2", "train.head_padding=replicate"]
 OVERRIDES += ["train.frozen_blocks=1", "train.pixel_block=1", 'cam.types=["pixel","fused"]']

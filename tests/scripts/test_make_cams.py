@@ -16,8 +16,8 @@ from inference.localise import Localised, Localiser, TileMaps
 from models.cam import min_max
 from models.stac import build_stac, image_scores
 from models.tiles import tiles_of
-from runs.checkpoint import save_checkpoint
-from runs.folder import CamMeta, Run
+from runfolder.checkpoint import save_checkpoint
+from runfolder.run import CamMeta, Run
 
 OVERRIDES = [
     "data.sample_train=6",

@@ -7,7 +7,7 @@ from PIL import Image
 import make_pseudo_labels
 from configs import load
 from datasets.files import voc_palette, write_cam, write_image, write_mask
-from runs.folder import CamMeta, write_meta
+from runfolder.run import CamMeta, write_meta
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -16,8 +16,8 @@ from datasets.files import read_image, read_mask, write_image
 from inference.models import load_trained, localiser_of, segmenter_of
 from inference.objects import objects_of
 from models.stac import build_stac
-from runs.checkpoint import save_checkpoint
-from runs.folder import Run, run_in
+from runfolder.checkpoint import save_checkpoint
+from runfolder.run import Run, run_in
 from segmentation.networks import build_network
 
 CLASSES = ("inclusion", "patches", "scratches")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.files import write_cam
-from runs.folder import CamMeta, write_meta
+from runfolder.run import CamMeta, write_meta
 
 
 def thresholds_of(cam_run) -> list[float]:

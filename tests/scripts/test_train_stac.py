@@ -15,7 +15,7 @@ from configs import load
 from datasets.files import read_image, write_saliency
 from datasets.sources import read_data
 from models.stac import stac_from_checkpoint
-from runs.checkpoint import load_checkpoint
+from runfolder.checkpoint import load_checkpoint
 
 TINY = [
     "data.sample_train=8",

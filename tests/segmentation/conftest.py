@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets.files import write_image, write_mask
-from runs.checkpoint import Checkpoint, load_checkpoint
+from runfolder.checkpoint import Checkpoint, load_checkpoint
 
 CLASSES = ("inclusion", "patches", "scratches")
 LEVELS = np.array([120, 20, 220, 170], np.uint8)  # grey value of background and the classes

@@ -14,7 +14,7 @@ from datasets.files import read_image, read_mask, write_image
 from datasets.record import Record
 from inference import segment
 from inference.segment import Segmenter, averaged, best_class, resized, sharpened
-from runs.checkpoint import save_checkpoint
+from runfolder.checkpoint import save_checkpoint
 from segmentation import infer, train
 from segmentation.networks import build_network
 

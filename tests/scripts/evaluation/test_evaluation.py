@@ -5,7 +5,7 @@ import pytest
 
 import evaluation
 from datasets.files import Cam, write_cam, write_image, write_mask, write_saliency
-from runs.results import results_table
+from runfolder.results import results_table
 
 
 def test_pseudo_labels_are_scored_on_train_with_255_as_background(scored):

@@ -10,7 +10,7 @@ import evaluation
 from configs import fingerprint, load
 from configs.command_line import ROOT
 from datasets.files import read_cam, write_cam, write_saliency
-from runs.folder import CamMeta, write_meta
+from runfolder.run import CamMeta, write_meta
 
 
 def test_cams_are_scored_with_the_rule_of_the_config_auto_and_oracle(scored, capsys):

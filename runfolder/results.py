@@ -10,7 +10,7 @@ from typing import Any
 from configs import fingerprint
 from configs.fields import SPLITS
 from datasets.files import write_csv
-from runs.folder import KINDS, Run
+from runfolder.run import KINDS, Run
 from scoring.lines import percent
 
 TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classes

@@ -26,7 +26,7 @@ from configs import Config, load, to_toml
 from configs.command_line import load_run
 from datasets.files import write_json, write_text
 from datasets.sources import Data, read_data
-from runs.checkpoint import load_checkpoint
+from runfolder.checkpoint import load_checkpoint
 
 # What evaluation.py scores, in the order of the table, and the script that makes it.
 KINDS = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runs.training_log import TrainingLog
+from runfolder.training_log import TrainingLog
 
 LINE = {"epoch": 1, "step": 18, "lr": 0.001, "train": {"total": 1.5, "token": 0.25}, "seconds": 3.2}
 

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from configs import Config, fingerprint
-from runs.folder import Run
-from runs.results import append_results, origin, results_table, write_results_csv
+from runfolder.run import Run
+from runfolder.results import append_results, origin, results_table, write_results_csv
 
 
 def result(**changes: object) -> str:

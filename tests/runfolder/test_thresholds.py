@@ -9,8 +9,8 @@ import pytest
 from configs import Config, changed
 from datasets.record import Record
 from datasets.sources import Data
-from runs.folder import CamMeta, Run, SaliencyMeta, write_meta
-from runs.thresholds import (
+from runfolder.run import CamMeta, Run, SaliencyMeta, write_meta
+from runfolder.thresholds import (
     MAPS,
     Place,
     mask_free_thresholds,

@@ -9,7 +9,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from configs import Config, LossConfig, TrainConfig, to_dict
-from runs.checkpoint import (
+from runfolder.checkpoint import (
     Checkpoint,
     check_classes,
     load_checkpoint,

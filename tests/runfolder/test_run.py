@@ -10,8 +10,8 @@ import torch
 import make_pseudo_labels
 from configs import Config, changed, load, to_dict, to_toml
 from configs.command_line import stage_parser
-from runs.checkpoint import save_checkpoint
-from runs.folder import (
+from runfolder.checkpoint import save_checkpoint
+from runfolder.run import (
     CamMeta,
     MaskMeta,
     Run,

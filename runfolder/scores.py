@@ -7,8 +7,8 @@ import numpy as np
 
 from datasets.files import read_saliency
 from datasets.record import Record
-from runs.folder import KINDS, Run
-from runs.thresholds import Place, mask_free_thresholds
+from runfolder.run import KINDS, Run
+from runfolder.thresholds import Place, mask_free_thresholds
 from scoring.confusion import GRID, LevelledSeeds, ThresholdSweep
 from scoring.lines import Judged
 from scoring.passes import (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from configs import to_dict
 from datasets.files import write_json
-from runs.folder import Run
+from runfolder.run import Run
 from scoring.thresholds import MapCounts
 
 MAPS = ("raw", "refined", "refined_with_saliency")

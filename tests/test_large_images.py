@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from configs import load, to_dict
+from configs.command_line import ROOT
 from datasets.files import (
     Cam,
     read_cam,
@@ -18,11 +19,10 @@ from datasets.files import (
     write_image,
     write_saliency,
 )
-from runfolder.checkpoint import save_checkpoint
 from models.stac import build_stac
+from runfolder.checkpoint import save_checkpoint
 from segmentation.networks import build_network
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"strip": (256, 1600), "part": (3000, 4000)}
 MAX_MEMORY = 3 * 10**9  # bytes
 CLASSES = ("inclusion", "patches", "scratches")
@@ -43,7 +43,7 @@ scales = [1.0, 1.5]
 batch_size = 4
 tile = 1000
 [pseudo_label]
-pamr_steps = 2
+pamr_steps = 1
 [segmentation]
 encoder = "tu-mobilenetv3_small_050"
 pretrained = "none"
@@ -76,15 +76,16 @@ def run_dir(tmp_path_factory) -> Path:
     labels += ["stript,patches", "partt,inclusion|patches|scratches"]
     (out / "labels.csv").write_text("\n".join(labels) + "\n")
     (out / "large.toml").write_text(CONFIG.format(root=out / "data"))
+    config = load(out / "large.toml")
     content = {
-        "config": to_dict(load(out / "large.toml")),
+        "config": to_dict(config),
         "class_names": list(CLASSES),
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
         "progress": {"epoch": 1, "step": 1},
     }
     torch.manual_seed(0)
-    stac = build_stac(content["config"]["train"], len(CLASSES), "none")
+    stac = build_stac(config.train, len(CLASSES))
     save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
     network = build_network("deeplabv3plus", "tu-mobilenetv3_small_050", "none", len(CLASSES) + 1)
     save_checkpoint(out / "segmentation/best.pt", content | {"model": network.state_dict()})
@@ -114,7 +115,7 @@ linux_only = pytest.mark.skipif(
 def test_cams_of_large_images_fit_into_3_gb(run_dir):
     assert peak_of("make_cams", run_dir) < MAX_MEMORY
     for name, size in SIZES.items():
-        cam = read_cam(run_dir / f"cams/{name}t.npz")
+        cam = read_cam(run_dir / f"cams/fused/given/{name}t.npz")
         assert cam.cam.shape == ({"strip": 1, "part": 3}[name], *size)
         assert [(m.min(), m.max()) for m in cam.cam] == [(0, 1)] * len(cam.cam)
 
@@ -141,7 +142,7 @@ def test_pseudo_labels_of_large_images_fit_into_3_gb(run_dir):
         bands = np.arange(size[0]) * len(classes) // size[0]  # of rows, one for each class
         ramp = (bands == np.arange(len(classes))[:, None])[..., None] * np.linspace(0, 1, size[1])
         cam = Cam(ramp, np.array(classes), np.ones(len(CLASSES), np.float32))
-        write_cam(run_dir / f"cams/{name}.npz", cam)
+        write_cam(run_dir / f"cams/fused/given/{name}.npz", cam)
         write_saliency(run_dir / f"saliency/{name}.png", ramp.max(axis=0))
     assert peak_of("make_pseudo_labels", run_dir) < MAX_MEMORY
     for name, size in SIZES.items():

@@ -4,10 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from test_layouts import authors, dagm, mvtec, voc  # noqa: F401 (fixtures)
-from test_own_files import TABLE, parts, pictures  # noqa: F401
-from test_sources import neu_root  # noqa: F401
-from test_sources_mtd import mtd_root  # noqa: F401
 
 import evaluation
 import make_cams
@@ -31,7 +27,6 @@ SETTINGS = [
     "train.max_steps=2",
     "train.warmup_epochs=0",
     "train.amp=off",
-    "loss.token_layers=1",
     "loss.num_anchors=4",
     "loss.num_negatives=4",
     "cam.scales=[1.0]",
@@ -49,11 +44,13 @@ LAYOUTS = {  # fixture: source and its settings
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout_goes_through_training_cams_and_evaluation(layout, request, tmp_path, capsys):
+def test_layout_goes_through_training_cams_and_evaluation(
+    layout, request, tmp_path, own_table, capsys
+):
     root = request.getfixturevalue(layout)
     source, *more = LAYOUTS[layout]
     if source == "csv":
-        (root / "t.csv").write_text(TABLE.replace("test", "train"))
+        (root / "t.csv").write_text(own_table.replace("test", "train"))
     out = tmp_path / "run"
     settings = [f"data.source={source}", f"data.root={root}", *more, *SETTINGS]
     flags = ["--out", str(out), "--set", *settings]
@@ -69,7 +66,7 @@ def test_layout_goes_through_training_cams_and_evaluation(layout, request, tmp_p
     config = DataConfig(source=source, root=str(root), val_fraction=0.4, **chosen)
     records = read_data(config, out / "labels.csv").split("train")
     for record in records:
-        cam = read_cam(out / f"cams/{record.name}.npz")
+        cam = read_cam(out / f"cams/fused/given/{record.name}.npz")
         assert tuple(cam.classes) == record.classes
         assert cam.cam.shape == (len(record.classes), *read_image(record.image).shape[:2])
     scored = [record for record in records if record.mask is not None]

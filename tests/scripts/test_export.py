@@ -7,6 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from timm.layers import create_conv2d
+from torch import nn
 
 import export
 from configs import from_dict, to_dict
@@ -19,21 +21,24 @@ CLASSES = ["inclusion", "patches"]
 
 
 def write_run(out, backbone, encoder, network, cam_type="fused"):
-    """Write untrained checkpoints of both stages."""
-    train = {"backbone": backbone, "pretrained": "none", "depth": 2, "image_size": [32, 32]}
-    train |= {"projection_width": 8, "attention_layers": 1}
+    """Write untrained checkpoints of both stages; of one where the other has no name."""
+    train = {"backbone": backbone or "deit_tiny_patch16_224", "pretrained": "none", "depth": 2}
+    train |= {"image_size": [32, 32], "projection_width": 8, "attention_layers": 1}
     train |= {"pixel_block": int(cam_type == "pixel")}
     segmentation = {"network": network, "encoder": encoder, "pretrained": "none"}
     segmentation |= {"image_size": [64, 64]}
-    sections = {"train": train, "segmentation": segmentation, "cam": {"types": [cam_type]}}
-    config = from_dict(sections | {"pseudo_label": {"cam_type": cam_type}})
+    sections = {"train": train, "segmentation": segmentation if encoder else {}}
+    sections |= {"cam": {"types": [cam_type]}, "pseudo_label": {"cam_type": cam_type}}
+    config = from_dict(sections)
     content = {"config": to_dict(config), "class_names": CLASSES, "progress": {}}
     content |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
     torch.manual_seed(0)
-    stac = build_stac(config.train, len(CLASSES))
-    save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
-    model = build_network(network, encoder, "none", len(CLASSES) + 1)
-    save_checkpoint(out / "segmentation/best.pt", content | {"model": model.state_dict()})
+    if backbone:
+        stac = build_stac(config.train, len(CLASSES))
+        save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
+    if encoder:
+        model = build_network(network, encoder, "none", len(CLASSES) + 1)
+        save_checkpoint(out / "segmentation/best.pt", content | {"model": model.state_dict()})
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +52,11 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, photos):
-    """Export a run whose encoder pads by the size of the image."""
+    """Export both models of a run in both formats."""
     run = tmp_path_factory.mktemp("run")
     kept = {"raw": {"agreement": [0.1, 0.2]}, "refined": {"agreement": [0.3, 0.4]}}
     (run / "thresholds.json").write_text(json.dumps({"fused": kept}))
-    write_run(run, "deit_tiny_patch16_224", "tu-tf_efficientnet_lite0", "deeplabv3plus")
+    write_run(run, "deit_tiny_patch16_224", "tu-resnet10t", "deeplabv3plus")
     export.main([str(photos), "--run", str(run)])
     return run
 
@@ -98,9 +103,10 @@ def test_metadata_say_how_the_model_is_used(exported):
 @pytest.mark.parametrize(
     ("backbone", "encoder", "network", "form", "cam_type"),
     [
-        ("vit_small_patch14_dinov2", "tu-resnet10t", "unet", "onnx", "pixel"),
-        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch", "pixel"),
-        ("vit_tiny_patch16_224", "mit_b0", "segformer", "torch", "attention"),
+        ("vit_small_patch14_dinov2", None, None, "onnx", "pixel"),
+        ("vit_tiny_patch16_224", None, None, "torch", "attention"),
+        (None, "tu-resnet10t", "unet", "onnx", "fused"),
+        (None, "mit_b0", "segformer", "torch", "fused"),
     ],
 )
 def test_other_models_are_exported(
@@ -108,11 +114,27 @@ def test_other_models_are_exported(
 ):
     write_run(tmp_path, backbone, encoder, network, cam_type)
     export.main([str(photos / "a.png"), "--run", str(tmp_path), "--format", form])
-    assert capsys.readouterr().out.count("differs from PyTorch by at most") == 2
+    assert capsys.readouterr().out.count("differs from PyTorch by at most") == 1
+
+
+def test_padding_by_the_size_of_the_image_is_exported(tmp_path):
+    # As encoders that timm took over from TensorFlow pad; a whole one takes minutes to trace.
+    torch.manual_seed(0)
+    layers = [create_conv2d(3, 4, 3, stride=2, padding="same"), nn.ReLU()]
+    model = nn.Sequential(*layers, create_conv2d(4, 2, 5, stride=2, padding="same")).eval()
+    one = export.Exportable("small", model, ("logits",), (32, 32), (4, 4), {})
+    program = export.traced(one)
+    run_onnx = export.write_onnx(one, program, tmp_path / "small.onnx")
+    for batch, height, width in ((1, 32, 32), (3, 20, 44)):
+        images = torch.randn(batch, 3, height, width)
+        wanted = model(images)
+        assert wanted.shape == (batch, 2, height // 4, width // 4)
+        torch.testing.assert_close(program.module()(images), wanted)
+        np.testing.assert_allclose(run_onnx(images)[0], wanted.detach().numpy(), atol=1e-5)
 
 
 def test_a_file_that_differs_is_not_kept(tmp_path, photos, monkeypatch):
-    write_run(tmp_path, "deit_tiny_patch16_224", "tu-resnet10t", "deeplabv3plus")
+    write_run(tmp_path, "deit_tiny_patch16_224", None, None)
 
     def differing(one, program, path):
         run_file = export.write_program(one, program, path)
@@ -125,13 +147,13 @@ def test_a_file_that_differs_is_not_kept(tmp_path, photos, monkeypatch):
 
 
 def test_no_pictures_is_a_clear_error(tmp_path):
-    write_run(tmp_path, "deit_tiny_patch16_224", "tu-resnet10t", "unet")
+    write_run(tmp_path, "deit_tiny_patch16_224", None, None)
     with pytest.raises(FileNotFoundError, match="expected a picture"):
         export.main([str(tmp_path / "none"), "--run", str(tmp_path)])
 
 
 def test_what_cannot_be_exported_is_a_clear_error(tmp_path, photos, monkeypatch):
-    write_run(tmp_path, "deit_tiny_patch16_224", "tu-resnet10t", "unet")
+    write_run(tmp_path, "deit_tiny_patch16_224", None, None)
 
     def failing(one, program, path):
         raise RuntimeError("no such operator")

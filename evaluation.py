@@ -33,8 +33,8 @@ from configs import Config
 from configs.command_line import run_stage, stage_parser
 from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from datasets.record import Record
-from runfolder.run import KINDS, Run, SaliencyMeta, open_run, read_meta
 from runfolder.results import append_results, origin, results_table, write_results_csv
+from runfolder.run import KINDS, Run, SaliencyMeta, open_run, read_meta
 from runfolder.scores import (
     PER_CLASS,
     RULES,

@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from configs.command_line import run_stage
 from datasets.files import list_images, read_image
 from datasets.transforms import as_image, eval_transform
-from inference.models import load_trained
+from inference.models import load_trained, run_in
 from inference.segment import network_from_checkpoint
 from models.cam import raw_cam
 from models.stac import Stac, image_scores, stac_from_checkpoint
 from runfolder.checkpoint import Checkpoint
-from runfolder.run import Run, run_in
+from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
 from segmentation.networks import STRIDES, network_size
 

@@ -30,12 +30,12 @@ from datasets.pictures import paint_mask
 from datasets.record import Record
 from inference.images import Picture, load_pictures
 from inference.localise import Localiser
-from inference.models import load_trained, localiser_of, segmenter_of, with_tile
+from inference.models import load_trained, localiser_of, run_in, segmenter_of, with_tile
 from inference.objects import COCO_FORMATS, coco_annotation, objects_of
 from inference.refined import refined
 from inference.segment import Segmenter
 from models.device import select_device
-from runfolder.run import Run, run_in
+from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
 from scoring.thresholds import levelled, seed_mask
 

@@ -33,8 +33,8 @@ from datasets.pictures import colour_legend, fit_cell, paint_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from inference.sheets import choose_records, generator_sheet, run_sheet
 from models.device import select_device
-from runfolder.run import Run, open_run
 from runfolder.results import results_table
+from runfolder.run import Run, open_run
 
 FOLDERS = {  # in the order of preference: what their masks are called on the page
     "predictions": "predictions of the segmentation network, made without any label",

@@ -11,6 +11,27 @@ from runfolder.checkpoint import Checkpoint, load_checkpoint
 from runfolder.run import Run
 
 
+def run_in(folder: Path) -> Run:
+    """Return the run that lies in a folder, by its config.toml, else by its checkpoints.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    run = Run(folder, Config())
+    if run.config_path.is_file():
+        return Run(folder, load(run.config_path))
+    for path, made_by in (
+        (run.segmentation_checkpoint(), "segmentation/train.py"),
+        (run.stac_checkpoint(), "train_stac.py"),
+    ):
+        if path.is_file():
+            return Run(folder, load_checkpoint(path, made_by).config)
+    raise FileNotFoundError(
+        f"{folder}: expected a run folder with config.toml, segmentation/best.pt or "
+        "stac/checkpoint.pt, found none of them. Train first (run_STAC.sh), or correct --run."
+    )
+
+
 class Trained(NamedTuple):
     """The checkpoints of a run, None where there is none."""
 

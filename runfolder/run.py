@@ -22,11 +22,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from configs import Config, load, to_toml
+from configs import Config, to_toml
 from configs.command_line import load_run
 from datasets.files import write_json, write_text
 from datasets.sources import Data, read_data
-from runfolder.checkpoint import load_checkpoint
 
 # What evaluation.py scores, in the order of the table, and the script that makes it.
 KINDS = {
@@ -175,27 +174,6 @@ def open_run(args: argparse.Namespace) -> Run:
     """Return the run of parsed `configs.command_line.stage_parser` arguments."""
     config, folder = load_run(args)
     return Run(folder, config)
-
-
-def run_in(folder: Path) -> Run:
-    """Return the run that lies in a folder, by its config.toml, else by its checkpoints.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    run = Run(folder, Config())
-    if run.config_path.is_file():
-        return Run(folder, load(run.config_path))
-    for path, made_by in (
-        (run.segmentation_checkpoint(), "segmentation/train.py"),
-        (run.stac_checkpoint(), "train_stac.py"),
-    ):
-        if path.is_file():
-            return Run(folder, load_checkpoint(path, made_by).config)
-    raise FileNotFoundError(
-        f"{folder}: expected a run folder with config.toml, segmentation/best.pt or "
-        "stac/checkpoint.pt, found none of them. Train first (run_STAC.sh), or correct --run."
-    )
 
 
 def begin_folder(folder: Path) -> None:

@@ -13,15 +13,21 @@ import evaluation
 import make_cams
 import make_pseudo_labels
 import make_saliency
-import make_sheet
+import report
+import saliency.learned
+import saliency.normal
+import saliency.student
 import train_stac
-from configs import load
+from configs import load, to_dict
 from configs.command_line import run_stage
 from datasets.files import read_cam, read_image, read_mask, write_cam, write_mask, write_saliency
+from datasets.pictures import CAPTION, CELL, GAP
 from datasets.sources import read_data
+from runfolder.run import CamMeta, MaskMeta, SaliencyMeta, read_meta
 from segmentation import infer as segmentation_infer
 from segmentation import train as segmentation_train
 
+LABELS = ("given", "predicted")
 STAGES = {
     "saliency": make_saliency.main,
     "train": train_stac.main,
@@ -30,18 +36,16 @@ STAGES = {
     "segmentation": segmentation_train.main,
     "predictions": segmentation_infer.main,
 }
-SCRIPTS = {**STAGES, "evaluation": evaluation.main, "sheet": make_sheet.main}
+SCRIPTS = {**STAGES, "evaluation": evaluation.main, "report": report.main}
 TINY = [
     "data.sample_train=12",
     "data.sample_test=4",
     "data.val_fraction=0.25",
+    "saliency.backbone=test_vit",
+    "saliency.weights=none",
     "refinement.rounds=1",
-    "refinement.network=unet",
-    "refinement.encoder=tu-test_efficientnet",
-    "refinement.pretrained=none",
     "refinement.image_size=[64,64]",
     "refinement.steps=2",
-    "refinement.batch_size=4",
     "train.depth=2",
     "train.image_size=[64,80]",
     "train.epochs=2",
@@ -50,7 +54,6 @@ TINY = [
     "loss.num_negatives=16",
     "cam.scales=[1.0,1.5]",
     "segmentation.image_size=[64,80]",
-    "segmentation.rotate=false",
     "segmentation.encoder=tu-test_efficientnet",
     "segmentation.epochs=1",
     "segmentation.batch_size=4",
@@ -77,7 +80,9 @@ def flags(root: Path, *overrides: str) -> list[str]:
 def finished(tmp_path_factory) -> Path:
     """A folder with data/ and run/ in which every stage has run; the masks come back at the end."""
     root = tmp_path_factory.mktemp("end_to_end")
-    make_saliency.main(flags(root))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saliency.student, "FEATURE_SIZE", 64)
+        make_saliency.main(flags(root))
     masks = root / "data/SegmentationClass"
     masks.rename(root / "masks_put_away")
     for name, main in STAGES.items():
@@ -114,8 +119,8 @@ def test_every_image_gets_a_file_of_every_stage(finished):
 def test_every_result_names_what_it_is(finished):
     lines = (finished / "run/results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    found = {(row["kind"], row["split"], row["labels"], row["threshold_rule"]) for row in rows}
-    assert found == {
+    places = {(row["kind"], row["split"], row["labels"], row["threshold_rule"]) for row in rows}
+    assert places == {
         ("saliency", "test", "given", "auto"),
         ("saliency", "test", "given", "oracle"),
         ("cam", "test", "given", "agreement"),
@@ -138,27 +143,61 @@ def test_table_and_sheet_show_the_run(finished, capsys):
     printed = capsys.readouterr().out
     for stage in ("saliency", "cam (pixel)", "pseudo_label", "segmentation"):
         assert f"| {stage} " in printed
-    make_sheet.main([*flags(finished), "--count", "3"])
+    report.main([*flags(finished), "--sheet", "--count", "3"])
     sheet = read_image(finished / "run/sheet_test.png")
-    assert sheet.shape[0] == 3 * (make_sheet.CELL + make_sheet.GAP)
-    assert sheet.std() > 10
-    small = ["saliency.backbone=test_vit", "saliency.weights=none", "saliency.block=1"]
-    small += ["saliency.affinity_block=0", "saliency.image_size=96"]
-    chosen = ["--saliency", "--split", "train", "--count", "2", "--random", "0"]
-    with_defect_free = ["data.sample_train=30", f"data.root={finished}/more"]
-    make_sheet.main([*flags(finished, *small, *with_defect_free), *chosen])
-    out = capsys.readouterr().out
-    assert "columns: image, contrast, feature, normal, variation, run, truth" in out
-    sheet = read_image(finished / "run/saliency_sheet_train.png")
-    assert sheet.shape == tuple(n * (make_sheet.CELL + make_sheet.GAP) for n in (2, 7)) + (3,)
+    assert sheet.shape == (CAPTION + 3 * (CELL + GAP), 6 * (CELL + GAP), 3)
+    cells = sheet[CAPTION:].reshape(3, CELL + GAP, 6, CELL + GAP, 3)
+    assert (cells.std(axis=(1, 3, 4)) > 1).all(axis=0).tolist() == [True] * 6  # none is missing
+    report.main(flags(finished))
+    assert "<h2>Results in %" in (finished / "run/report.html").read_text()
 
 
-@pytest.mark.parametrize("generator", ["contrast", "feature", "normal", "variation", "fuse"])
-def test_every_generator_beats_chance_on_the_sample(finished, tmp_path, generator):
-    small = ["data.sample_train=60", f"data.root={finished}/sixty", "refinement.rounds=0"]
-    small += ["saliency.backbone=resnet18", "saliency.weights=none", "saliency.block=2"]
-    small += ["saliency.affinity_block=0", "saliency.image_size=160", "saliency.coreset=500"]
-    small += ['saliency.auto=["normal", "contrast"]', "saliency.auto_rule=first"]
+METAS = {"saliency": SaliencyMeta, "pseudo_labels": MaskMeta, "predictions": MaskMeta}
+METAS |= {f"cams/{t}/{labels}": CamMeta for t in ("pixel", "fused") for labels in LABELS}
+
+
+def test_every_folder_of_maps_says_how_it_was_made(finished):
+    for folder, kind in METAS.items():
+        assert isinstance(read_meta(finished / "run" / folder, kind), kind), folder
+    config = load(finished / "run/config.toml")
+    meta = read_meta(finished / "run/predictions", MaskMeta)
+    assert meta.settings == to_dict(config)["segmentation"]
+    assert meta.made_from["checkpoint"] == "best.pt"
+    assert meta.made_from["progress"]["epoch"] == 1
+    labels = read_meta(finished / "run/pseudo_labels", MaskMeta)
+    assert labels.settings == to_dict(config)["pseudo_label"]
+    assert len(labels.made_from["thresholds"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("stage", "writer", "folder"),
+    [
+        (make_saliency, "write_saliency", "saliency"),
+        (make_cams, "write_cam", "cams"),
+        (make_pseudo_labels, "write_mask", "pseudo_labels"),
+        (segmentation_infer, "write_mask", "predictions"),
+    ],
+)
+def test_a_stopped_stage_leaves_no_word_that_its_files_are_complete(
+    broken, monkeypatch, stage, writer, folder
+):
+    assert list((broken / "run" / folder).rglob("meta.json"))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saliency.student, "FEATURE_SIZE", 64)
+    monkeypatch.setattr(stage, writer, stop)
+    with pytest.raises(KeyboardInterrupt):
+        stage.main(flags(broken))
+    assert not list((broken / "run" / folder).rglob("meta.json"))
+
+
+@pytest.mark.parametrize("generator", ["contrast", "feature", "normal", "variation", "auto"])
+def test_every_generator_beats_chance_on_the_sample(finished, tmp_path, monkeypatch, generator):
+    monkeypatch.setattr(saliency.normal, "CORESET", 500)
+    small = ["data.sample_train=60", f"data.root={finished}/sixty", "saliency.backbone=resnet18"]
+    small += ["saliency.weights=none", "saliency.image_size=160"]
     settings = ["--set", *small, f"saliency.generator={generator}"]
     command = ["--config", "configs/sample.toml", "--out", str(tmp_path), "--split", "train"]
     torch.manual_seed(0)
@@ -168,12 +207,13 @@ def test_every_generator_beats_chance_on_the_sample(finished, tmp_path, generato
     assert row["auroc"] > 60
 
 
-def test_refinement_adds_five_points_of_iou_on_the_sample(tmp_path):
-    small = ["data.sample_train=64", f"data.root={tmp_path}/data", "refinement.network=features"]
-    small += ["refinement.backbone=test_vit", "refinement.weights=none", "refinement.blocks=[1,2]"]
-    small += ["refinement.feature_size=64", "refinement.image_size=[96,96]", "refinement.folds=1"]
-    small += ["refinement.steps=120", "refinement.batch_size=8", "refinement.lr=3e-3"]
-    small += ["refinement.robustness=0.3", "refinement.smoothing=10"]
+def test_refinement_adds_five_points_of_iou_on_the_sample(tmp_path, monkeypatch):
+    constants = {"FEATURE_SIZE": 64, "BATCH_SIZE": 8, "LR": 3e-3, "ROBUSTNESS": 0.3}
+    for name, value in constants.items():
+        monkeypatch.setattr(saliency.student, name, value)
+    monkeypatch.setattr(saliency.learned, "PAMR_STEPS", 10)
+    small = ["data.sample_train=64", f"data.root={tmp_path}/data", "saliency.backbone=test_vit"]
+    small += ["saliency.weights=none", "refinement.image_size=[96,96]", "refinement.steps=120"]
     best = []
     for rounds in ("0", "1"):
         out = tmp_path / rounds
@@ -207,7 +247,7 @@ def error_line(main: Callable, arguments: list[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", [*STAGES, "sheet"])
+@pytest.mark.parametrize("name", [*STAGES, "report"])
 def test_wrong_path_and_unknown_key_stop_every_script(name, finished):
     main = SCRIPTS[name]
     nowhere = ["data.source=neu_seg", f"data.root={finished}/nowhere"]
@@ -231,15 +271,17 @@ def test_size_mismatch_is_named(broken):
     for name in ("train_0002", "test_0001"):
         write_saliency(broken / f"run/saliency/{name}.png", np.ones((20, 30)))
         write_mask(broken / f"run/pseudo_labels/{name}.png", np.zeros((20, 30), np.uint8))
-    assert "train_0002.png: expected the size" in error_line(train_stac.main, flags(broken))
+    line = error_line(train_stac.main, flags(broken))
+    assert "map of train_0002 (" in line
+    assert "expected the size of its image" in line
     evaluate = [*flags(broken), "--kind", "saliency"]
     assert "test_0001.png: expected the size" in error_line(evaluation.main, evaluate)
     line = error_line(segmentation_train.main, flags(broken))
-    assert "train_0002.png: expected the size" in line
+    assert "map of train_0002 (" in line
 
 
 def test_wrong_class_count_is_named(broken):
-    path = broken / "run/cams/train_0000.npz"
+    path = broken / "run/cams/pixel/given/train_0000.npz"
     cam = read_cam(path)
     write_cam(path, cam._replace(scores=np.ones(7, np.float32)))
     line = error_line(make_pseudo_labels.main, flags(broken))

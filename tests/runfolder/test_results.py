@@ -6,8 +6,8 @@ import json
 import pytest
 
 from configs import Config, fingerprint
-from runfolder.run import Run
 from runfolder.results import append_results, origin, results_table, write_results_csv
+from runfolder.run import Run
 
 
 def result(**changes: object) -> str:

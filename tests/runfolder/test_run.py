@@ -10,6 +10,7 @@ import torch
 import make_pseudo_labels
 from configs import Config, changed, load, to_dict, to_toml
 from configs.command_line import stage_parser
+from inference.models import run_in
 from runfolder.checkpoint import save_checkpoint
 from runfolder.run import (
     CamMeta,
@@ -19,7 +20,6 @@ from runfolder.run import (
     begin_folder,
     open_run,
     read_meta,
-    run_in,
     write_meta,
 )
 

@@ -115,23 +115,6 @@ def test_meta_says_how_the_maps_were_made(run_dir):
     )
 
 
-def test_no_folder_says_that_it_is_complete_while_maps_are_made(run_dir, tmp_path, monkeypatch):
-    out = copy_of(run_dir, tmp_path)
-    make(out)
-    metas = {out / f"cams/{cam_type}/{labels}/meta.json" for cam_type in TYPES for labels in LABELS}
-    write_cam, there = make_cams.write_cam, []
-
-    def watched(path, cam):
-        there.extend(out.rglob("meta.json"))
-        write_cam(path, cam)
-
-    monkeypatch.setattr(make_cams, "write_cam", watched)
-    assert set(out.rglob("meta.json")) == metas
-    make(out)
-    assert there == []
-    assert set(out.rglob("meta.json")) == metas
-
-
 def test_scales_and_flip_match_one_image_at_a_time():
     localiser = small_localiser('cam.types=["patchcam","fused"]', "pseudo_label.cam_type=fused")
     model = localiser.network

@@ -46,21 +46,6 @@ def test_masks_of_other_settings_are_made_again(cam_run):
     assert (cam_run.mask("a")[0:2, :5] == 1).all()
 
 
-def test_the_folder_says_nothing_while_masks_are_made(cam_run, monkeypatch):
-    cam_run.make_fixed(0.5)
-    assert cam_run.meta_path().is_file()
-    there = []
-
-    def watched(path, mask):
-        there.append(cam_run.meta_path().exists())
-        write_mask(path, mask)
-
-    monkeypatch.setattr(make_pseudo_labels, "write_mask", watched)
-    cam_run.make_fixed(0.5)
-    assert there == [False] * len(cam_run.labels)
-    assert cam_run.meta_path().is_file()
-
-
 def test_train_and_test_get_palette_masks_without_any_ground_truth(cam_run, capsys):
     cam_run.make_fixed(0.5)
 

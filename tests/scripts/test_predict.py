@@ -13,11 +13,11 @@ from pycocotools.coco import COCO
 import predict
 from configs import from_dict, load, to_dict
 from datasets.files import read_image, read_mask, write_image
-from inference.models import load_trained, localiser_of, segmenter_of
+from inference.models import load_trained, localiser_of, run_in, segmenter_of
 from inference.objects import objects_of
 from models.stac import build_stac
 from runfolder.checkpoint import save_checkpoint
-from runfolder.run import Run, run_in
+from runfolder.run import Run
 from segmentation.networks import build_network
 
 CLASSES = ("inclusion", "patches", "scratches")

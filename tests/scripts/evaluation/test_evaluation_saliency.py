@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from datasets.files import write_mask, write_saliency
-from runfolder.run import SaliencyMeta, write_meta
 from runfolder.results import results_table
+from runfolder.run import SaliencyMeta, write_meta
 from scoring import passes
 
 

@@ -1,10 +1,11 @@
 """The trained models of a run folder, ready for images."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from configs import changed
+from configs import Config, changed, load
 from inference.localise import Localiser
 from inference.segment import Segmenter
 from runfolder.checkpoint import Checkpoint, load_checkpoint

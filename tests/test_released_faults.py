@@ -84,7 +84,7 @@ def data_of(root: Path) -> Data:
 def run(tmp_path_factory) -> SimpleNamespace:
     """A run of training, CAMs and second stage, with what was seen on the way.
 
-    The saliency map of an image is its own grey picture, so that one can be told from the other.
+    The saliency map of an image is its own grey picture, so that the two cannot be mixed up.
     """
     root = tmp_path_factory.mktemp("faults")
     data = data_of(root)

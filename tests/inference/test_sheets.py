@@ -87,6 +87,7 @@ def test_generators_are_those_that_the_data_allows(run, monkeypatch, with_free):
 
         return of_name
 
+    monkeypatch.setattr(sheets, "MIN_IMAGES", 1)
     monkeypatch.setattr(sheets, "GENERATORS", {name: prepare(name) for name in levels})
     a, b, free = run.data.split("train")
     if not with_free:

@@ -71,8 +71,7 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(cam_run, caps
 
 
 def test_saliency_weighs_the_cams_as_a_geometric_mean(cam_run):
-    # sqrt(.875 * .5) = .661 and sqrt(.875 * .25) = .468, so .55 keeps the left part alone. The band
-    # is the values that .55 at .5 brings to .45 to .55: .495 to .595.
+    # sqrt(.875 * .5) = .661 and sqrt(.875 * .25) = .468, so .55 keeps the left part alone.
     saliency = np.full(cam_run.size, 0.25)
     saliency[:, :3] = 0.5
     for name in cam_run.labels:

@@ -305,7 +305,7 @@ def test_what_an_earlier_call_wrote_is_no_image(run, photos, tmp_path, capsys):
     assert "2 masks and overlays in" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected images from elsewhere, got only masks and over"):
         predicted(run, images / "to", images / "to/masks")
-    assert tuple(predicted(run, images, images / "a.png")) == ("a",)  # beside its image
+    assert tuple(predicted(run, images, images / "a.png")) == ("a",)  # next to its image
 
 
 def test_objects_are_parts_that_touch_even_at_corners():

@@ -117,7 +117,7 @@ def test_kept_thresholds_are_taken_until_settings_or_maps_change(cam_run):
     assert made_again() == pytest.approx([0.5] * 3)
 
 
-def test_thresholds_of_cams_that_say_nothing_of_themselves_are_not_kept_for_long(cam_run):
+def test_thresholds_of_cams_without_meta_are_counted_anew(cam_run):
     cam_run.make("pseudo_label.threshold_rule=class")
     for name in cam_run.labels:
         scale_class(cam_run, name, 0, 0.5)

@@ -34,7 +34,7 @@ from configs.command_line import run_stage, stage_parser
 from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from datasets.record import Record
 from runfolder.results import append_results, origin, results_table, write_results_csv
-from runfolder.run import KINDS, Run, SaliencyMeta, open_run, read_meta
+from runfolder.run import KINDS, MaskMeta, Run, SaliencyMeta, open_run, read_meta
 from runfolder.scores import (
     PER_CLASS,
     RULES,
@@ -100,6 +100,8 @@ def score_run(run: Run, args: argparse.Namespace) -> None:
     labels = args.labels or ("predicted" if kind == "segmentation" else "given")
     if kind == "cam":
         run.read_cam_meta(cam_type, labels)
+    elif kind != "saliency":
+        read_meta(run.maps_dir(kind), MaskMeta)  # refuses those of a stopped call
     folder = run.maps_dir(kind, cam_type, labels)
     paths = maps_of(folder, kind, records)
 

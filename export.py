@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export, compare and write."""
     args = _parser().parse_args(argv)
     run = run_in(Path(args.run))
-    to = Path(args.to) if args.to else run.folder / "exported"
+    to = Path(args.to) if args.to else run.exported_dir
     trained = load_trained(run)
     files = [file for entry in args.images for file, _ in list_images(entry)][:MAX_IMAGES]
     to.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     try:
         stac_from_checkpoint(content)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{args.file}: expected weights of {train.backbone}: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"{args.file}: expected weights of {train.backbone}: {error}") from error
     run.save_config()
     save_checkpoint(target, content)
     print(

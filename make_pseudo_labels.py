@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.read_cam_meta(settings.cam_type, "given")
     cams = RefinedCams(run, device, with_saliency=True)
     splits = args.split or default_splits(run, cams.cam_dir)
-    made_by = ("the CAMs (labels given)", "make_cams.py")
+    made_by = ("the CAMs with given labels", "make_cams.py with given among cam.labels")
     for split in dict.fromkeys(["train", *splits]):
         require_files(run.data.split(split), cams.cam_dir, ".npz", made_by)
 

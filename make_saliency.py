@@ -87,7 +87,7 @@ def _flags(config: Config, args: argparse.Namespace) -> dict[str, object]:
     values: dict[str, object] = {}
     if args.from_dir:
         values |= {"saliency.generator": "external", "saliency.folder": str(args.from_dir)}
-        values["refinement.rounds"] = 0
+        values |= {"refinement.rounds": 0, "refinement.masks": 0}
     if args.refine is not None:
         values["refinement.rounds"] = args.refine
     if args.masks is not None:

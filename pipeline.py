@@ -8,44 +8,23 @@ what they concern.
 
 import argparse
 import fcntl
-import json
+import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from configs import Config, fingerprint
 from configs.command_line import ROOT, run_stage
-from datasets.files import write_text
+from runfolder.marks import Marks, Stage
 from runfolder.run import Run, open_run
 
 SCRIPT = "bash run_STAC.sh"
 INTERRUPTED = 130  # exit code of what Ctrl-C stopped
-
-
-class Stage(NamedTuple):
-    """One stage of a run.
-
-    Attributes:
-        name: of the stage, as messages and marks have it.
-        module: that is run with python -m.
-        reads: what it takes, for messages.
-        writes: what is its own in the run folder, the main folder first.
-        sections: of the config that its files depend on, beside those of earlier stages.
-        kind: as evaluation.py scores its files, or None.
-    """
-
-    name: str
-    module: str
-    reads: str
-    writes: tuple[str, ...]
-    sections: tuple[str, ...]
-    kind: str | None = None
 
 
 STAGES = (
@@ -62,7 +41,7 @@ STAGES = (
     Stage(
         "pseudo_labels",
         "make_pseudo_labels",
-        "images, cams/",
+        "images, cams/, saliency/",
         ("pseudo_labels", "thresholds.json"),
         ("pseudo_label",),
         "pseudo_label",
@@ -88,15 +67,18 @@ RESUMED = ("train", "segmentation")  # stages that go on where they were with --
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all stages of one config that are not up to date, score them, and write the report."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_intermixed_args(argv)
+    args.configs += [word for word in args.set if "=" not in word and word.endswith(".toml")]
+    args.set = [word for word in args.set if word not in args.configs]
     args.config, args.out = _from_anywhere(args)
     run = open_run(args)
-    marks = Marks(run)
+    marks = Marks(run, STAGES)
     again = _command_again(args)
 
     # One call at a time, and nothing is removed before the data was found readable.
     marks.folder.mkdir(parents=True, exist_ok=True)
     lock = (marks.folder / "lock").open("w")
+    os.set_inheritable(lock.fileno(), True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -187,97 +169,15 @@ def next_step(name: str, run: Run) -> str:
     return f"next: {run.command(script)}"
 
 
-class Marks:
-    """What `stages/` of a run folder remembers of each stage.
-
-    <stage>.started holds the hash of the settings from the stage's first file on, <stage>.done when
-    all its files are complete and scored; `labels` says which data set labels.csv was made from.
-    """
-
-    def __init__(self, run: Run):
-        self.run = run
-        self.folder = run.folder / "stages"
-
-    def started(self, stage: Stage) -> str:
-        """Return the settings' hash a stage was begun with, empty if it was not."""
-        return self._read(f"{stage.name}.started")
-
-    def done(self, stage: Stage) -> str:
-        """Return the settings' hash a stage was finished with, empty if it was not."""
-        return self._read(f"{stage.name}.done")
-
-    def start(self, stage: Stage, settings: str) -> None:
-        """Remember that a stage is begun."""
-        write_text(self.folder / f"{stage.name}.started", f"{settings}\n")
-
-    def finish(self, stage: Stage, settings: str) -> None:
-        """Remember that a stage is complete."""
-        write_text(self.folder / f"{stage.name}.done", f"{settings}\n")
-
-    def has_files(self, stage: Stage) -> bool:
-        """Tell whether the stage's own folder is there."""
-        return (self.run.folder / stage.writes[0]).exists()
-
-    def refuse_foreign_files(self) -> None:
-        """Check that no stage's folder was made otherwise, so that none is removed by mistake.
-
-        Raises:
-            ValueError: names the first one.
-        """
-        for stage in STAGES:
-            if not self.started(stage) and self.has_files(stage):
-                raise ValueError(
-                    f"{self.run.folder}: expected only files of run_STAC.sh, got some of stage "
-                    f"{stage.name} that were made otherwise. Remove them, or give another --out."
-                )
-
-    def forget_other_labels(self, restart: bool) -> None:
-        """Remove labels.csv if it was made from another data set; one of the user's stays."""
-        data, path = self.run.config.data, self.run.labels_path
-        origin, made_from = f"{data.source} {data.root}", self._read("labels")
-        if made_from and (made_from != origin or restart):
-            path.unlink(missing_ok=True)
-        if not path.exists():
-            write_text(self.folder / "labels", f"{origin}\n")
-
-    def forget_from(self, first: int) -> None:
-        """Remove what the stages from a place on have made, the last one first."""
-        made = [stage for stage in STAGES[first:] if self.started(stage)][::-1]
-        if made:
-            names = " ".join(stage.name for stage in made)
-            print(f"removing what an earlier call made, stages {names}", flush=True)
-        for stage in made:
-            self._forget(stage)
-
-    def _forget(self, stage: Stage) -> None:
-        """Remove a stage's files and results; these leave the table, as their files are gone."""
-        (self.folder / f"{stage.name}.done").unlink(missing_ok=True)
-        for name in stage.writes:
-            path = self.run.folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        results = self.run.results_path
-        if stage.kind and results.is_file():
-            lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
-            gone = [line for line in lines if json.loads(line)["kind"] == stage.kind]
-            with (self.folder / "old_results.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(gone)
-            write_text(results, "".join(line for line in lines if line not in gone))
-        (self.folder / f"{stage.name}.started").unlink(missing_ok=True)
-
-    def _read(self, name: str) -> str:
-        path = self.folder / name
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-
-
 def _call(words: Sequence[str]) -> int:
     """Run Python with these words and return its exit code."""
     sys.stdout.flush()
+    # The lock is inherited: a stage that outlives this process still keeps others out.
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, close_fds=False)
     try:
-        return subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
-    except KeyboardInterrupt:
+        return process.wait()
+    except KeyboardInterrupt:  # the stage got it too, and ends by itself
+        process.wait()
         return INTERRUPTED
 
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check_flags(args)
     run = with_tile(run_in(Path(args.run)), args.tile)
-    to = Path(args.to) if args.to else run.folder / "predicted"
+    to = Path(args.to) if args.to else run.predicted_dir
 
     # The models, and the images.
     trained = load_trained(run)

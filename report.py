@@ -36,9 +36,9 @@ from models.device import select_device
 from runfolder.results import results_table
 from runfolder.run import Run, open_run
 
-FOLDERS = {  # in the order of preference: what their masks are called on the page
-    "predictions": "predictions of the segmentation network, made without any label",
-    "pseudo_labels": "pseudo labels, made with the labels of the images",
+MASKS = {  # kinds of masks in the order of preference: what they are called on the page
+    "segmentation": "predictions of the segmentation network, made without any label",
+    "pseudo_label": "pseudo labels, made with the labels of the images",
 }
 PAGE_COUNT, SHEET_COUNT = 60, 10  # images shown
 STYLE = """
@@ -69,13 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write_sheet(run, split, args)
         return
     count = args.count or PAGE_COUNT
-    folder = _folder(run, run.data.split(split))
+    kind = _kind(run, run.data.split(split))
+    folder = run.maps_dir(kind)
     shown = [
         _look(record, folder, run.num_classes)
         for record in tqdm(run.data.split(split), "report", disable=None)
     ]
     shown.sort(key=lambda one: (-sum(one.areas.values()), one.record.name))
-    write_text(run.report_path, _page(run, folder, split, shown, count))
+    write_text(run.report_path, _page(run, kind, split, shown, count))
     print(f"wrote {run.report_path}: {min(count, len(shown))} of {len(shown)} images of {split}")
 
 
@@ -92,18 +93,18 @@ def _write_sheet(run: Run, split: str, args: argparse.Namespace) -> None:
     print(f"wrote {path}: {len(records)} images; {colour_legend(run.data.class_names)}")
 
 
-def _folder(run: Run, records: Sequence[Record]) -> Path:
-    """Return the folder whose masks are shown.
+def _kind(run: Run, records: Sequence[Record]) -> str:
+    """Return the kind of the masks that are shown.
 
     Raises:
         FileNotFoundError: neither predictions nor pseudo labels are there.
     """
-    for name in FOLDERS:
-        if all((run.folder / name / f"{record.name}.png").is_file() for record in records):
-            return run.folder / name
+    for kind in MASKS:
+        if all((run.maps_dir(kind) / f"{record.name}.png").is_file() for record in records):
+            return kind
     raise FileNotFoundError(
         f"{run.folder}: expected predictions/ or pseudo_labels/ of all {len(records)} images. "
-        "Run segmentation/infer.py or make_pseudo_labels.py first, or give another --split."
+        "Run python -m segmentation.infer or make_pseudo_labels.py first, or give another --split."
     )
 
 
@@ -114,7 +115,8 @@ def _look(record: Record, folder: Path, num_classes: int) -> Shown:
     return Shown(record, {v - 1: s for v, s in shares if v not in (BACKGROUND, IGNORE)})
 
 
-def _page(run: Run, folder: Path, split: str, shown: Sequence[Shown], count: int) -> str:
+def _page(run: Run, kind: str, split: str, shown: Sequence[Shown], count: int) -> str:
+    folder = run.maps_dir(kind)
     class_names, colours = run.data.class_names, voc_palette()[1:]
     has_results = run.results_path.is_file()
     table = results_table(run.results_path) if has_results else "not evaluated yet"
@@ -130,7 +132,7 @@ def _page(run: Run, folder: Path, split: str, shown: Sequence[Shown], count: int
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>
 <body>
 <h1>{title}</h1>
-<p>{len(shown)} images of the split {html.escape(split)}; {FOLDERS[folder.name]}.</p>
+<p>{len(shown)} images of the split {html.escape(split)}; {MASKS[kind]}.</p>
 <h2>Results in %, against pixel masks</h2>
 {_results(table)}
 <h2>Defective areas</h2>

@@ -45,7 +45,7 @@ from runfolder.checkpoint import (
     save_weights,
     training_state,
 )
-from runfolder.run import Run, open_run
+from runfolder.run import Run, SaliencyMeta, open_run, read_meta
 from runfolder.training_log import TrainingLog
 
 LR_BATCH = 512  # train.lr is the rate of a batch of this size
@@ -143,10 +143,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         line["seconds"] = round(time.monotonic() - started, 1)
 
         # Files: the best weights first, as a resume from checkpoint.pt takes them for written.
-        content = facts | training_state(model, optimizer, scaler, state)
         if is_best:
-            save_checkpoint(run.stac_dir / "best.pt", content)
-        save_checkpoint(path, content)
+            best = {"model": model.state_dict(), "progress": dict(state)}
+            save_checkpoint(run.stac_dir / "best.pt", facts | best)
+        save_checkpoint(path, facts | training_state(model, optimizer, scaler, state))
         log.write(line)
     bar.close()
     log.close()
@@ -164,6 +164,7 @@ def _datasets(
 ) -> tuple[ImageMapDataset, ImageMapDataset]:
     """Return the images that are trained on, and those held out, with their saliency maps."""
     train = run.config.train
+    read_meta(run.saliency_dir, SaliencyMeta)  # refuses maps of a stopped call
     size = whole_patches(train.image_size, model.encoder.patch_size)
     datasets = []
     for records, transform in (

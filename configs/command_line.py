@@ -73,6 +73,14 @@ def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("STAC_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_own_words(error)}")
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to continue.")
+
+
+def _own_words(error: Exception) -> str:
+    """Return the message of an error; of one in a loader process without PyTorch's traceback."""
+    text = str(error).strip()
+    if text.startswith("Caught ") and "DataLoader worker" in text:
+        return text.splitlines()[-1].partition(": ")[2]
+    return text

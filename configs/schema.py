@@ -41,7 +41,7 @@ class DataConfig:
     root: str = "data/sample"
     """Folder that the release was unpacked to; the sample is written there."""
     eval_split: Split = "test"
-    """Split that the table reports beside train."""
+    """Split that the table reports, with train."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train that is held out for validation."""
     seed: Count = 0

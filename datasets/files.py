@@ -157,7 +157,7 @@ def read_levels(path: Path) -> np.ndarray:
 
 
 def write_atomically(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name beside its own and rename it; folders are made.
+    """Write a file under a temporary name in its folder and rename it; folders are made.
 
     Args:
         path: of the file.

@@ -35,7 +35,7 @@ def train_transform(
     Args:
         size: (H, W) of the result.
         mean: of the three channels in [0, 1], as the backbone was trained.
-        std: likewise.
+        std: the same.
         flip: horizontal and vertical flips, each with probability 1/2.
     """
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if flip else []

@@ -81,7 +81,7 @@ def load_pictures(
 
     Args:
         records: images.
-        transforms: evaluation presets whose results are made beside the pixels, in the loader
+        transforms: evaluation presets whose results are made with the pixels, in the loader
             processes. None for images that are cut: tiles are made when they are needed, or memory
             would grow with the image.
         workers: loader processes.

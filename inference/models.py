@@ -22,7 +22,7 @@ def run_in(folder: Path) -> Run:
     if run.config_path.is_file():
         return Run(folder, load(run.config_path))
     for path, made_by in (
-        (run.segmentation_checkpoint(), "segmentation/train.py"),
+        (run.segmentation_checkpoint(), "python -m segmentation.train"),
         (run.stac_checkpoint(), "train_stac.py"),
     ):
         if path.is_file():
@@ -53,7 +53,7 @@ def load_trained(run: Run) -> Trained:
         ValueError: both are there, of different classes.
     """
     paths = {
-        run.segmentation_checkpoint(): "segmentation/train.py",
+        run.segmentation_checkpoint(): "python -m segmentation.train",
         run.stac_checkpoint(): "train_stac.py",
     }
     checkpoints = [

@@ -12,6 +12,7 @@ from configs import SegmentationConfig, from_dict
 from datasets.record import Record
 from datasets.transforms import eval_transform
 from inference.images import Cutting, Picture, load_pictures, over_images
+from models.backbones import load_weights
 from models.device import amp_dtype, autocast
 from models.pamr import pamr
 from models.tiles import blend
@@ -83,7 +84,7 @@ def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module:
     settings = from_dict(checkpoint["config"]).segmentation
     num_mask_classes = len(checkpoint["class_names"]) + 1
     model = build_network(settings.network, settings.encoder, "none", num_mask_classes)
-    model.load_state_dict(checkpoint["model"])
+    load_weights(model, checkpoint)
     return model.eval()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,9 +40,9 @@ def run_sheet(run: Run, records: Sequence[Record]) -> np.ndarray:
         colours = voc_palette()[maps.classes + 1] / 255  # (M, 3)
         return np.clip(np.einsum("mhw,mc->hwc", maps.cam, 2 * colours), 0, 1)
 
-    def mask(folder: str) -> Draw:
+    def mask(folder: Path) -> Draw:
         def draw(record: Record, image: np.ndarray) -> np.ndarray:
-            path = run.folder / folder / f"{record.name}.png"
+            path = folder / f"{record.name}.png"
             return paint_mask(image, read_mask(path, run.num_classes))
 
         return draw
@@ -50,8 +51,8 @@ def run_sheet(run: Run, records: Sequence[Record]) -> np.ndarray:
         "image": _image,
         "saliency": _saliency_of(run),
         f"CAM ({settings.cam_type})": cam,
-        "pseudo label": mask("pseudo_labels"),
-        "prediction": mask("predictions"),
+        "pseudo label": mask(run.pseudo_label_dir),
+        "prediction": mask(run.prediction_dir),
     }
     return _sheet(run, records, columns)
 

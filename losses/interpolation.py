@@ -69,10 +69,10 @@ def upsampled_norms(features: torch.Tensor, size: tuple[int, int]) -> torch.Tens
     column_pairs = 2 * columns[:, :-1] * columns[:, 1:]  # (W, w - 1)
     upper, lower = features[:, :-1], features[:, 1:]
     own = _dot(features, features)  # (B, h, w)
-    beside = _dot(features[:, :, :-1], features[:, :, 1:])  # (B, h, w - 1)
+    right_of = _dot(features[:, :, :-1], features[:, :, 1:])  # (B, h, w - 1)
     below = _dot(upper, lower)  # (B, h - 1, w)
     across = _dot(upper[:, :, :-1], lower[:, :, 1:]) + _dot(upper[:, :, 1:], lower[:, :, :-1])
-    squared = rows.square() @ (own @ columns.square().T + beside @ column_pairs.T)
+    squared = rows.square() @ (own @ columns.square().T + right_of @ column_pairs.T)
     squared += row_pairs @ (below @ columns.square().T + 0.5 * across @ column_pairs.T)
     return squared.clamp(min=0).sqrt()
 

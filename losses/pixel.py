@@ -44,7 +44,7 @@ def dice_loss(shares: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor)
 
     Args:
         shares: (B, K, h, w) in [0, 1], of each class in each pixel.
-        targets: likewise.
+        targets: the same.
         labels: (B, K) multi-hot, the classes that count.
 
     Returns:

@@ -57,7 +57,7 @@ class Samples(NamedTuple):
 
     Attributes:
         anchors: (K + 1, Q) pixel indices; meaningless where `used` is false.
-        negatives: (K + 1, Q, N) pixel indices; likewise.
+        negatives: (K + 1, Q, N) pixel indices; the same.
         used: (K + 1,) bool: the class has hard pixels, and another class has valid ones.
     """
 

@@ -3,7 +3,9 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -139,6 +141,20 @@ def load_pretrained(vit: VisionTransformer | Eva, path: Path) -> None:
             f"({', '.join(missing[:5])}), {len(unexpected)} have no place "
             f"({', '.join(unexpected[:5])}). Check train.backbone and train.patch_size."
         )
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into the network that was built from its settings.
+
+    Raises:
+        ValueError: they are those of another network.
+    """
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        path = getattr(checkpoint, "path", "checkpoint")
+        raise ValueError(f"{path}: expected weights of its own settings, got: {reason}") from error
 
 
 def create_feature_network(settings: SaliencyConfig) -> nn.Module:

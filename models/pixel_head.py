@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 STEM_WIDTH = 48  # channels of what is seen in the image
 WIDTH = 64
-LEAST_ATTENTION = 1e-3  # of a patch, beside the mean of 1
+LEAST_ATTENTION = 1e-3  # of a patch, where the mean is 1
 
 
 class PixelHead(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import TrainConfig, from_dict
-from models.backbones import create_vit
+from models.backbones import create_vit, load_weights
 from models.device import full_precision
 from models.pixel_head import PixelHead
 from models.vit import ClassTokenViT
@@ -48,7 +48,7 @@ class Stac(nn.Module):
                 pixel contrast. Else that is a projection of the last tokens, as in the paper.
             num_classes: K.
             projection_width: E, channels of the pixel embedding.
-            scale_pooling: see `models.cam.pool_patches`.
+            scale_pooling: see `pool_patches`.
             head_padding: of the 3 x 3 convolutions, as `torch.nn.Conv2d` names it; the paper's
                 is zeros.
         """
@@ -171,5 +171,5 @@ def stac_from_checkpoint(checkpoint: dict[str, Any]) -> Stac:
     """Rebuild the localiser of a checkpoint of train_stac.py, from the checkpoint alone."""
     settings = from_dict(checkpoint["config"]).train
     model = build_stac(settings, len(checkpoint["class_names"]))
-    model.load_state_dict(checkpoint["model"])
+    load_weights(model, checkpoint)
     return model.eval()

@@ -8,8 +8,9 @@
     segmentation/checkpoint.pt  best.pt  log.jsonl
     predictions/<name>.png
 
-The folders of maps hold a meta.json that says how its files were made. It is removed before the
-first file is written and written after the last one, and checked when it is read.
+The folders of maps hold a meta.json that says how their files were made. From the first file to the
+last it says that they are not complete, and whoever reads it then is refused. Maps that were
+brought from elsewhere have none.
 """
 
 import argparse
@@ -27,12 +28,13 @@ from configs.command_line import load_run
 from datasets.files import write_json, write_text
 from datasets.sources import Data, read_data
 
+UNFINISHED = {"unfinished": True}
 # What evaluation.py scores, in the order of the table, and the script that makes it.
 KINDS = {
     "saliency": "make_saliency.py",
     "cam": "make_cams.py",
     "pseudo_label": "make_pseudo_labels.py",
-    "segmentation": "segmentation/infer.py",
+    "segmentation": "python -m segmentation.infer",
 }
 
 
@@ -114,6 +116,8 @@ class Run:
         self.pseudo_label_dir = folder / "pseudo_labels"
         self.segmentation_dir = folder / "segmentation"
         self.prediction_dir = folder / "predictions"
+        self.predicted_dir = folder / "predicted"  # of new images, by predict.py
+        self.exported_dir = folder / "exported"
 
     @cached_property
     def data(self) -> Data:
@@ -178,7 +182,7 @@ def open_run(args: argparse.Namespace) -> Run:
 
 def begin_folder(folder: Path) -> None:
     """Say that the files of a folder are not complete any more."""
-    (folder / "meta.json").unlink(missing_ok=True)
+    write_json(folder / "meta.json", UNFINISHED)
 
 
 def write_meta(folder: Path, meta: SaliencyMeta | CamMeta | MaskMeta) -> None:
@@ -190,19 +194,23 @@ def read_meta(folder: Path, kind: type[Meta]) -> Meta | None:
     """Return what a folder says of its files; None where it says nothing.
 
     Raises:
-        ValueError: the file is damaged, or another program's.
+        ValueError: the files are not complete; or the file is damaged, or another program's.
     """
     path = folder / "meta.json"
     if not path.is_file():
         return None
     try:
         content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(kind).validate_python(content)
+        if content != UNFINISHED:
+            return TypeAdapter(kind).validate_python(content)
     except (ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path}: expected what this version writes, got: {reason}. Make the folder anew."
         ) from error
+    raise ValueError(
+        f"{folder}: expected complete files, got those of a call that was stopped. Run it again."
+    )
 
 
 def _first_there(folder: Path, *names: str) -> Path:

@@ -72,7 +72,7 @@ def rule_for_new_images(run: Run) -> str:
 def thresholds_for_new_images(run: Run, class_names: Sequence[str]) -> list[float]:
     """Return the thresholds of the refined CAMs of a run, found by make_pseudo_labels.py.
 
-    Without them they are pseudo_label.threshold for all classes.
+    Without them they are pseudo_label.threshold for all classes, with a warning.
 
     Raises:
         ValueError: thresholds.json names another number of classes.
@@ -80,7 +80,12 @@ def thresholds_for_new_images(run: Run, class_names: Sequence[str]) -> list[floa
     settings, rule = run.config.pseudo_label, rule_for_new_images(run)
     of_type = _read(run).get(settings.cam_type, {})
     kept = of_type.get("refined", {}).get(rule)
-    if rule == "fixed" or kept is None:
+    if kept is None and rule != "fixed":
+        print(
+            f"warning: {run.thresholds_path} has no thresholds of {settings.cam_type} by {rule}; "
+            f"pseudo_label.threshold = {settings.threshold:g} is taken. Run make_pseudo_labels.py."
+        )
+    if kept is None:
         return [settings.threshold] * len(class_names)
     if len(kept) != len(class_names):
         raise ValueError(
@@ -112,8 +117,9 @@ def _made_with(run: Run, place: Place) -> str:
         return ""
     saliency = run.saliency_dir / "meta.json"
     settings = to_dict(run.config)
-    parts = [meta.read_text(encoding="utf-8"), json.dumps(settings["pseudo_label"])]
-    parts.append(saliency.read_text(encoding="utf-8") if saliency.is_file() else "")
-    names = [record.name for record in run.data.split("train")]
-    parts.append(json.dumps([names, list(place)]))
+    labels = [(record.name, record.classes) for record in run.data.split("train")]
+    parts = [json.dumps([labels, list(place), settings["pseudo_label"]])]
+    for path in (meta, saliency):  # each is written anew with the maps
+        if path.is_file():
+            parts += [path.read_text(encoding="utf-8"), str(path.stat().st_mtime_ns)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Patch features of one image from the inside of a pretrained network, for `feature` and `normal`.
+"""Patch features of one image from the inside of a pretrained network.
 
 Middle blocks tell texture and local structure, which a defect disturbs; the last ones tell
 objects. No network is trained here.

@@ -130,7 +130,7 @@ def choose_grain(surfaces: Sequence[np.ndarray]) -> str:
     """Return the direction along which defect-free features vary clearly least.
 
     The grain is vertical if the median along columns leaves less variance than the one along rows
-    and at most `GRAIN_REST` of what the median of the whole image leaves; likewise horizontal.
+    and at most `GRAIN_REST` of what the median of the whole image leaves; the same horizontal.
 
     Args:
         surfaces: (h, w, D) features each.

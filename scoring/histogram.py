@@ -1,4 +1,4 @@
-"""Map values counted in levels, and the one AUROC that follows from such counts."""
+"""Map values counted in levels, and the AUROC of pixels that follows from the counts."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def auroc(background: np.ndarray, defects: np.ndarray) -> float | None:
 
     Args:
         background: (L,) counts by level.
-        defects: (L,) likewise.
+        defects: (L,) the same.
     """
     if not (background.any() and defects.any()):
         return None

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = open_run(args)
     device = select_device(args.device)
-    checkpoint = load_checkpoint(run.segmentation_checkpoint(), "segmentation/train.py")
+    checkpoint = load_checkpoint(run.segmentation_checkpoint(), "python -m segmentation.train")
     class_names = run.data.class_names
     check_classes(checkpoint, class_names)
     segmenter = segmenter_of(run, checkpoint, device)

@@ -162,8 +162,8 @@ def normalisation(encoder: str, pretrained: str) -> tuple[tuple[float, ...], tup
         known = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
         return (tuple(known.mean), tuple(known.std)) if known else IMAGENET
     if pretrained == "imagenet":
-        published = smp.encoders.get_preprocessing_params(encoder, "imagenet")
-        return tuple(published["mean"]), tuple(published["std"])
+        params = smp.encoders.get_preprocessing_params(encoder, "imagenet")
+        return tuple(params["mean"]), tuple(params["std"])
     return IMAGENET
 
 

@@ -6,6 +6,7 @@ segmentation/log.jsonl and TensorBoard curves. Validation compares with the pseu
 held out of the training split; no pixel mask is opened.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,7 @@ from models.optim import (
 )
 from pipeline import next_step
 from runfolder.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
-from runfolder.run import Run, open_run
+from runfolder.run import MaskMeta, Run, open_run, read_meta
 from runfolder.training_log import TrainingLog
 from scoring.confusion import ConfusionMatrix
 from segmentation.copy_paste import paste_defects
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.save_config()
     path = run.segmentation_dir / "checkpoint.pt"
     if args.resume and path.is_file():
-        checkpoint = load_checkpoint(path, "segmentation/train.py")
+        checkpoint = load_checkpoint(path, "python -m segmentation.train")
         name = "segmentation/checkpoint.pt"
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, name)
         state = restore_training(checkpoint, model, optimizer, scaler, average)
@@ -142,21 +143,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if state["step"] == num_steps or state["epoch"] % settings.eval_every == 0:
             line["val"] = validate(kept, val_data, config, device, dtype)
             miou, best = line["val"]["miou"], state["best"]
-            is_best = best is None or miou > best
+            is_best = math.isfinite(miou) and (best is None or miou > best)
             state["best"] = miou if is_best else best
         line["seconds"] = round(time.monotonic() - started, 1)
 
         # Files: the best weights first, as a resume from checkpoint.pt takes them for written.
-        content = facts | training_state(model, optimizer, scaler, state, average)
         if is_best:
-            save_checkpoint(run.segmentation_dir / "best.pt", content)
-        save_checkpoint(path, content)
+            best = {"model": kept.state_dict(), "progress": dict(state)}
+            save_checkpoint(run.segmentation_dir / "best.pt", facts | best)
+        save_checkpoint(path, facts | training_state(model, optimizer, scaler, state, average))
         log.write(line)
     bar.close()
     log.close()
     print(
         f"wrote {run.segmentation_dir}/: checkpoint.pt (step {state['step']}), best.pt (mIoU with "
-        f"the pseudo labels {state['best']:.2f} %)"
+        f"the pseudo labels {state['best'] or 0:.2f} %)"
     )
     print(next_step("segmentation", run))
 
@@ -166,6 +167,7 @@ def _datasets(
 ) -> tuple[ImageMapDataset, ImageMapDataset]:
     """Return the images that are trained on, and those held out, with their pseudo labels."""
     settings = run.config.segmentation
+    read_meta(run.pseudo_label_dir, MaskMeta)  # refuses those of a stopped call
     size = network_size(settings.image_size, settings.network)
     datasets = []
     for split, transform in (

@@ -1,4 +1,4 @@
-"""The parts of the method beside each other, several seeds each, from one command.
+"""The parts of the method compared, several seeds each, from one command.
 
     python -m studies.ablation --config configs/neu_seg.toml --set data.root=DIR --seeds 0 1 2
 

@@ -192,7 +192,9 @@ def test_a_stopped_stage_leaves_no_word_that_its_files_are_complete(
     monkeypatch.setattr(stage, writer, stop)
     with pytest.raises(KeyboardInterrupt):
         stage.main(flags(broken))
-    assert not list((broken / "run" / folder).rglob("meta.json"))
+    metas = [json.loads(p.read_text()) for p in (broken / "run" / folder).rglob("meta.json")]
+    assert metas
+    assert all(meta == {"unfinished": True} for meta in metas)
 
 
 @pytest.mark.parametrize("generator", ["contrast", "feature", "normal", "variation", "auto"])

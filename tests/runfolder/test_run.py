@@ -45,8 +45,8 @@ def test_meta_comes_back_as_it_was_written(tmp_path, meta):
     assert json.loads((tmp_path / "new/meta.json").read_text()) == asdict(meta)
 
     begin_folder(tmp_path / "new")
-    assert read_meta(tmp_path / "new", type(meta)) is None
-    begin_folder(tmp_path / "new")  # there is nothing to remove
+    with pytest.raises(ValueError, match="new: expected complete files, got those of a call that"):
+        read_meta(tmp_path / "new", type(meta))
 
 
 @pytest.mark.parametrize(
@@ -170,3 +170,11 @@ def test_a_run_folder_of_an_earlier_version_is_refused_with_all_that_is_gone(tmp
     save_checkpoint(tmp_path / "stac/checkpoint.pt", {"model": {}, "config": config})
     with pytest.raises(ValueError, match=rf"checkpoint\.pt: {expected}"):
         run_in(tmp_path)
+
+
+def test_whoever_reads_files_of_a_stopped_call_is_refused(tmp_path):
+    run = Run(tmp_path, Config())
+    begin_folder(run.cam_dir("fused", "given"))
+
+    with pytest.raises(ValueError, match="cams/fused/given: expected complete files"):
+        run.read_cam_meta("fused", "given")

@@ -20,7 +20,7 @@ def test_a_stopped_call_goes_on(cam_run, workers):
     cam.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"e\.npz"):
         make()
-    assert not cam_run.meta_path().exists()
+    assert cam_run.meta() == {"unfinished": True}
     assert cam_run.mask_path("a").exists()
 
     cam.write_bytes(good)
@@ -159,7 +159,7 @@ def test_cams_that_do_not_fit_are_refused_by_name(cam_run, damage, expected):
 
     with pytest.raises(ValueError, match=rf"a\.npz: expected .*{expected}"):
         cam_run.make("pseudo_label.threshold_rule=class")
-    assert not cam_run.meta_path().exists()
+    assert cam_run.meta() == {"unfinished": True}
 
 
 def test_cams_are_those_of_the_chosen_type(cam_run):

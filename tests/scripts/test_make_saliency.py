@@ -219,7 +219,7 @@ def test_unreadable_images_are_collected_and_the_rest_is_written(release, tmp_pa
         run(release, out)
     assert str(error.value).count("Replace or remove") == 5
     assert len(list((out / "saliency").glob("*.png"))) == 3 * NUM_EACH - 6
-    assert not (out / "saliency/meta.json").exists()
+    assert json.loads((out / "saliency/meta.json").read_text()) == {"unfinished": True}
     # As a script: one line and exit code 1.
     arguments = ["--out", str(out), "--set", "data.source=neu_seg", f"data.root={release}"]
     with pytest.raises(SystemExit, match="^error: .*6 could not be made"):

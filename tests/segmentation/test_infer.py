@@ -53,7 +53,7 @@ def test_pamr_of_predictions_is_that_of_the_run(run):
     assert written[0] != written[1]
 
 
-def test_an_interrupted_prediction_has_no_meta(run, monkeypatch):
+def test_an_interrupted_prediction_says_that_it_is_unfinished(run, monkeypatch):
     train.main(run.arguments("segmentation.max_steps=1"))
     infer.main(run.arguments())
 
@@ -63,7 +63,8 @@ def test_an_interrupted_prediction_has_no_meta(run, monkeypatch):
     monkeypatch.setattr(infer, "write_mask", stop)
     with pytest.raises(KeyboardInterrupt):
         infer.main(run.arguments())
-    assert not (run.out / "predictions/meta.json").exists()
+    meta = json.loads((run.out / "predictions/meta.json").read_text())
+    assert meta == {"unfinished": True}
 
 
 def test_the_last_checkpoint_serves_where_there_is_no_best_one(run):

@@ -1,0 +1,131 @@
+"""What a run folder remembers of its stages, so that a stopped run goes on where it was."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from datasets.files import write_text
+from runfolder.run import Run
+
+
+class Stage(NamedTuple):
+    """One stage of a run.
+
+    Attributes:
+        name: of the stage, as messages and marks have it.
+        module: that is run with python -m.
+        reads: what it takes, for messages.
+        writes: what is its own in the run folder, the main folder first.
+        sections: of the config that its files depend on, added to those of earlier stages.
+        kind: as evaluation.py scores its files, or None.
+    """
+
+    name: str
+    module: str
+    reads: str
+    writes: tuple[str, ...]
+    sections: tuple[str, ...]
+    kind: str | None = None
+
+
+class Marks:
+    """What `stages/` of a run folder remembers of each stage.
+
+    <stage>.started holds the hash of the settings from the stage's first file on, <stage>.done when
+    all its files are complete and scored; `labels` says which data set labels.csv was made from.
+    """
+
+    def __init__(self, run: Run, stages: Sequence[Stage]):
+        self.run = run
+        self.stages = stages
+        self.folder = run.folder / "stages"
+
+    def started(self, stage: Stage) -> str:
+        """Return the settings' hash a stage was begun with, empty if it was not."""
+        return self._read(f"{stage.name}.started")
+
+    def done(self, stage: Stage) -> str:
+        """Return the settings' hash a stage was finished with, empty if it was not."""
+        return self._read(f"{stage.name}.done")
+
+    def start(self, stage: Stage, settings: str) -> None:
+        """Remember that a stage is begun."""
+        write_text(self.folder / f"{stage.name}.started", f"{settings}\n")
+
+    def finish(self, stage: Stage, settings: str) -> None:
+        """Remember that a stage is complete."""
+        write_text(self.folder / f"{stage.name}.done", f"{settings}\n")
+
+    def has_files(self, stage: Stage) -> bool:
+        """Tell whether the stage's own folder is there."""
+        return (self.run.folder / stage.writes[0]).exists()
+
+    def refuse_foreign_files(self) -> None:
+        """Check that no stage's folder was made otherwise, so that none is removed by mistake.
+
+        Raises:
+            ValueError: names the first one.
+        """
+        for stage in self.stages:
+            if not self.started(stage) and self.has_files(stage):
+                raise ValueError(
+                    f"{self.run.folder}: expected only files of run_STAC.sh, got some of stage "
+                    f"{stage.name} that were made otherwise. Remove them, or give another --out."
+                )
+
+    def forget_other_labels(self, restart: bool) -> None:
+        """Remove labels.csv if it was made from another data set; one of the user's stays."""
+        data, path = self.run.config.data, self.run.labels_path
+        origin, made_from = f"{data.source} {data.root}", self._read("labels")
+        if made_from and (made_from != origin or restart):
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            write_text(self.folder / "labels", f"{origin}\n")
+
+    def forget_from(self, first: int) -> None:
+        """Remove what the stages from a place on have made, the last one first."""
+        made = [stage for stage in self.stages[first:] if self.started(stage)][::-1]
+        if made:
+            names = " ".join(stage.name for stage in made)
+            print(f"removing what an earlier call made, stages {names}", flush=True)
+        for stage in made:
+            self._forget(stage)
+
+    def _forget(self, stage: Stage) -> None:
+        """Remove a stage's files and results; these leave the table, as their files are gone."""
+        gone, kept = self._results_of(stage)
+        (self.folder / f"{stage.name}.done").unlink(missing_ok=True)
+        for name in stage.writes:
+            path = self.run.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if gone:
+            with (self.folder / "old_results.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(gone)
+            write_text(self.run.results_path, "".join(kept))
+        (self.folder / f"{stage.name}.started").unlink(missing_ok=True)
+
+    def _results_of(self, stage: Stage) -> tuple[list[str], list[str]]:
+        """Return the lines of results.jsonl that are a stage's, and the others."""
+        path = self.run.results_path
+        if not stage.kind or not path.is_file():
+            return [], []
+        gone, kept = [], []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                is_of_stage = json.loads(line)["kind"] == stage.kind
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
+                    "Remove the line."
+                ) from error
+            (gone if is_of_stage else kept).append(line)
+        return gone, kept
+
+    def _read(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

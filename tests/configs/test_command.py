@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 import configs
 from configs import __main__ as command
-from configs.command_line import ROOT, load_run, stage_parser
+from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from runfolder.run import Run
 
 ONE_CHANGE = {
@@ -147,3 +148,19 @@ def test_without_config_and_run_folder_the_sample_runs_in_its_own(tmp_path, monk
     (tmp_path / "config.toml").write_text("[data]\nlimit = 3\n")
     sample = configs.load(ROOT / "configs/sample.toml")
     assert load_run(stage_parser("").parse_args([])) == (sample, Path("runs/sample"))
+
+
+def test_an_error_of_a_loader_process_is_one_line():
+    class Broken(Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise ValueError("a.png: expected an image, got a folder.")
+
+    def main(argv):
+        next(iter(DataLoader(Broken(), num_workers=1)))
+
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(main)
+    assert stopped.value.code == "error: a.png: expected an image, got a folder."

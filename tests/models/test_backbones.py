@@ -13,6 +13,7 @@ from models.backbones import (
     create_vit,
     find_weights,
     load_pretrained,
+    load_weights,
     normalisation,
     whole_patches,
 )
@@ -200,3 +201,15 @@ def test_a_download_that_fails_names_the_setting(tmp_path, monkeypatch):
         vit_of(TINY, "timm")
     with pytest.raises(ValueError, match=rf"saliency\.weights: {message}saliency\.weights"):
         create_feature_network(SaliencyConfig(backbone=TINY, weights="timm"))
+
+
+def test_weights_of_another_network_are_one_line_with_the_file():
+    class Held(dict):
+        path = "best.pt"
+
+    other = Held(model=torch.nn.Linear(3, 2).state_dict())
+    with pytest.raises(
+        ValueError, match=r"^best\.pt: expected weights of its own settings"
+    ) as error:
+        load_weights(torch.nn.Linear(2, 2), other)
+    assert "\n" not in str(error.value)

@@ -132,3 +132,12 @@ def test_results_of_removed_files_leave_the_table(runner):
     runner.whole("--set", "pseudo_label.pamr_steps=3")
     assert (runner.out / "results.jsonl").read_text() == rows[0] + rows[1] + rows[4]
     assert (runner.out / "stages/old_results.jsonl").read_text() == rows[3] + rows[2]
+
+
+def test_a_damaged_result_is_named_before_anything_is_removed(runner):
+    runner.whole()
+    (runner.out / "results.jsonl").write_text('{"kind": "saliency"}\nno result\n')
+
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2: expected a result of evaluat"):
+        runner("mine.toml", "--out", "run", "--set", "saliency.polarity=dark")
+    assert (runner.out / "saliency").is_dir()

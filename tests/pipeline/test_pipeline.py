@@ -1,6 +1,7 @@
 """The stages of a run in order: what is called, with what, and what a stopped run does next."""
 
 import fcntl
+import os
 import shlex
 import signal
 import subprocess
@@ -101,11 +102,22 @@ def test_a_stage_runs_in_a_process_of_its_own_from_the_root(monkeypatch):
     assert pipeline._call(["-c", f"import os; assert os.getcwd() == {str(ROOT)!r}"]) == 0
     assert pipeline._call(["-c", "import sys; sys.exit(3)"]) == 3
 
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+    class Stage:
+        """Is interrupted while it is waited for, then ends by itself."""
 
-    monkeypatch.setattr(subprocess, "run", interrupt)
+        waited = 0
+
+        def __init__(self, *_, **__):
+            pass
+
+        def wait(self):
+            Stage.waited += 1
+            if Stage.waited == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Stage)
     assert pipeline._call(["-c", ""]) == INTERRUPTED
+    assert Stage.waited == 2
 
 
 def test_two_runs_cannot_share_a_folder_at_the_same_time(runner):
@@ -273,3 +285,34 @@ def test_each_stage_ends_with_the_command_of_the_one_after_it(tmp_path):
     options = f"--config {tmp_path}/run/config.toml --out {tmp_path}/run"
     for name, script in scripts.items():
         assert next_step(name, run) == f"next: python {script} {options}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mine.toml", "--set", "train.epochs=3", "variant.toml", "--out", "run"],
+        ["mine.toml", "--out", "run", "variant.toml", "--set", "train.epochs=3"],
+    ],
+)
+def test_configs_may_stand_before_and_after_options(runner, words):
+    (runner.folder / "variant.toml").write_text("[loss]\ntoken = 0\n")
+
+    assert runner(*words) == 0
+    start = runner.words[0].index("--config")
+    files = [str(runner.folder / name) for name in ("mine.toml", "variant.toml")]
+    assert runner.words[0][start + 1 :][:4] == [*files, "--set", "train.epochs=3"]
+
+
+def test_a_stage_that_outlives_the_pipeline_keeps_the_run_locked(tmp_path, monkeypatch):
+    """The lock is inherited by the stage: it ends with the last process that holds it."""
+    lock = (tmp_path / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.set_inheritable(lock.fileno(), True)
+    held = "import fcntl; fcntl.flock(open('lock', 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    stage = f"import os, subprocess, sys; os.close({lock.fileno()}) or 0"
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+
+    assert pipeline._call(["-c", stage]) == 0  # the descriptor is there in the stage
+    assert pipeline._call(["-c", held]) != 0  # and the run is still locked
+    lock.close()
+    assert pipeline._call(["-c", held]) == 0

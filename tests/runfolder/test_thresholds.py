@@ -1,6 +1,7 @@
 """thresholds.json: found once without masks, kept, and found anew when what they depend on is."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,31 @@ def run(tmp_path: Path) -> Run:
     for cam_type in ("fused", "patchcam"):
         write_meta(run.cam_dir(cam_type, "given"), cam_meta(cam_type))
     return run
+
+
+def test_new_maps_of_the_same_meta_and_new_labels_are_counted_anew(run):
+    count = Counter()
+    mask_free_thresholds(run, RAW, ["auto"], count)
+    mask_free_thresholds(run, RAW, ["auto"], count)
+    assert count.calls == 1
+
+    meta = run.cam_dir("fused", "given") / "meta.json"
+    os.utime(meta, ns=(0, meta.stat().st_mtime_ns + 10**9))  # written again by make_cams.py
+    mask_free_thresholds(run, RAW, ["auto"], count)
+    assert count.calls == 2
+
+    records = tuple(Record(name, run.folder / f"{name}.png", (1,)) for name in "ab")
+    run.data = Data(run.data.class_names, {"train": records})
+    mask_free_thresholds(run, RAW, ["auto"], count)
+    assert count.calls == 3
+
+
+def test_missing_thresholds_of_new_images_are_said(run, capsys):
+    assert thresholds_for_new_images(run, ["dent", "scratch"]) == [0.6, 0.6]
+    assert "warning: " in capsys.readouterr().out
+    fixed = run_of(run.folder, **{"pseudo_label.threshold_rule": "fixed"})
+    assert thresholds_for_new_images(fixed, ["dent", "scratch"]) == [0.6, 0.6]
+    assert capsys.readouterr().out == ""
 
 
 def kept(run: Run) -> dict:

@@ -28,7 +28,7 @@ def test_log_checkpoint_and_best_hold_what_they_should(run):
     assert last.config.segmentation.image_size == (32, 48)
     assert last["progress"]["best"] == max(mious)
     assert best["progress"]["epoch"] == (1 if mious[0] >= mious[1] else 2)
-    assert best.keys() == last.keys()
+    assert set(last) - set(best) == {"optimizer", "scaler"}  # weights alone, to hand on
 
 
 def test_max_steps_ends_the_training(run):

@@ -192,7 +192,9 @@ def test_classes_of_another_data_set_are_refused(run):
 
 
 def test_inference_needs_a_trained_network(run):
-    with pytest.raises(FileNotFoundError, match=r"best\.pt: .* Run segmentation/train\.py first"):
+    with pytest.raises(
+        FileNotFoundError, match=r"best\.pt: .* Run python -m segmentation\.train first"
+    ):
         infer.main(run.arguments())
 
 

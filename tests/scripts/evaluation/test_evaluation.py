@@ -83,7 +83,10 @@ def test_masks_of_defect_free_images_alone_are_refused(scored, tmp_path):
 
 
 def test_missing_maps_are_collected_and_nothing_is_appended(scored):
-    for kind, maker in (("segmentation", "segmentation/infer"), ("pseudo_label", "make_pseudo")):
+    for kind, maker in (
+        ("segmentation", "python -m segmentation.infer"),
+        ("pseudo_label", "make_pseudo"),
+    ):
         with pytest.raises(FileNotFoundError, match=rf"are missing: .* Run {maker}"):
             scored.evaluate("--kind", kind, "--split", "test")
     for name in ("1t", "2t"):

@@ -31,6 +31,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from configs.command_line import run_stage
@@ -45,6 +46,7 @@ from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
 from segmentation.networks import STRIDES, network_size
 
+CAN_EXPORT = Version(torch.__version__) >= Version("2.6")  # 2.5 was tried
 TOLERANCE = 1e-3  # largest difference to PyTorch of a file that is kept
 MAX_IMAGES = 4  # that are compared
 OPSET = 18
@@ -79,6 +81,11 @@ class LocaliserOutputs(nn.Module):
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, compare and write."""
     args = _parser().parse_args(argv)
+    if not CAN_EXPORT:
+        raise ValueError(
+            f"export.py: expected PyTorch 2.6 or newer, as older ones cannot export models of free "
+            f"size, got {torch.__version__}. Install a newer one to export; all else works."
+        )
     run = run_in(Path(args.run))
     to = Path(args.to) if args.to else run.exported_dir
     trained = load_trained(run)

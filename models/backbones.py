@@ -244,7 +244,9 @@ def _check_parts(backbone: str, vit: nn.Module) -> None:
     if isinstance(vit, Eva):
         kinds = (EvaBlock, EvaAttention)
         fits = hasattr(vit.rope, "get_embed") and not vit.rope_mixed
-        fits = fits and all(b.attn.qkv is not None and b.attn.gate is None for b in vit.blocks)
+        fits = fits and all(
+            b.attn.qkv is not None and getattr(b.attn, "gate", None) is None for b in vit.blocks
+        )
     else:
         kinds = (Block, Attention)
         fits = isinstance(vit, VisionTransformer) and vit.pos_embed is not None

@@ -95,7 +95,8 @@ def run(tmp_path_factory) -> SimpleNamespace:
         record.mask.unlink()
     seen = SimpleNamespace(root=root, data=data_of(root), phase="train", batches=[], jitter=[])
     seen.rates = {train_stac: [], segmentation_train: []}
-    batch_loss, recolour = train_stac.batch_loss, v2.ColorJitter.transform
+    step = "transform" if hasattr(v2.ColorJitter, "transform") else "_transform"  # torchvision 0.20
+    batch_loss, recolour = train_stac.batch_loss, getattr(v2.ColorJitter, step)
 
     def watched_loss(model, batch, *others):
         seen.batches.append((seen.phase, batch))
@@ -108,7 +109,7 @@ def run(tmp_path_factory) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_stac, "batch_loss", watched_loss)
-        patch.setattr(v2.ColorJitter, "transform", watched_jitter)
+        patch.setattr(v2.ColorJitter, step, watched_jitter)
         for stage, rates in seen.rates.items():
             patch.setattr(stage, "set_lr", watched_set_lr(stage.set_lr, rates))
             patch.setattr(stage, "validate", watched_validate(stage.validate, seen))

@@ -37,7 +37,8 @@ def test_cell_keeps_the_aspect_and_paint_the_background():
 @pytest.mark.parametrize("pillow_10_0", [False, True])
 def test_captions_stand_over_their_column(monkeypatch, pillow_10_0):
     if pillow_10_0:  # its only font has one size
-        font = ImageFont.load_default_imagefont()
+        load = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)
+        font = load()
 
         def load_default() -> ImageFont.ImageFont:
             return font

@@ -133,7 +133,7 @@ ACCEPTED = {  # a user's environment: a CUDA build of PyTorch and packages of it
     "torch": "2.5.1+cu124",
     "torchvision": "0.20.1+cu124",
     "timm": "1.0.20",
-    "segmentation_models_pytorch": "0.5.0",
+    "segmentation_models_pytorch": "0.6.0",
     "numpy": "1.26.4",
     "scipy": "1.11.4",
     "opencv_python": "4.8.1.78",

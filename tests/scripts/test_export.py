@@ -19,6 +19,8 @@ from segmentation.networks import build_network
 
 CLASSES = ["inclusion", "patches"]
 
+needs_export = pytest.mark.skipif(not export.CAN_EXPORT, reason="PyTorch 2.5 cannot export")
+
 
 def write_run(out, backbone, encoder, network, cam_type="fused"):
     """Write untrained checkpoints of both stages; of one where the other has no name."""
@@ -61,11 +63,13 @@ def exported(tmp_path_factory, photos):
     return run
 
 
+@needs_export
 def test_all_four_files_are_written_and_nothing_else(exported):
     names = sorted(path.name for path in (exported / "exported").iterdir())
     assert names == ["localiser.onnx", "localiser.pt2", "segmentation.onnx", "segmentation.pt2"]
 
 
+@needs_export
 def test_onnx_takes_any_batch_and_size_and_agrees_with_the_program(exported):
     torch.manual_seed(1)
     for name, sizes in (
@@ -84,6 +88,7 @@ def test_onnx_takes_any_batch_and_size_and_agrees_with_the_program(exported):
             assert wanted[0].shape[: len(first)] == first
 
 
+@needs_export
 def test_metadata_say_how_the_model_is_used(exported):
     for name in ("segmentation", "localiser"):
         folder = exported / "exported"
@@ -100,6 +105,7 @@ def test_metadata_say_how_the_model_is_used(exported):
         assert content.get("thresholds") == ([0.3, 0.4] if name == "localiser" else None)
 
 
+@needs_export
 @pytest.mark.parametrize(
     ("backbone", "encoder", "network", "form", "cam_type"),
     [
@@ -117,6 +123,7 @@ def test_other_models_are_exported(
     assert capsys.readouterr().out.count("differs from PyTorch by at most") == 1
 
 
+@needs_export
 def test_padding_by_the_size_of_the_image_is_exported(tmp_path):
     # As encoders that timm took over from TensorFlow pad; a whole one takes minutes to trace.
     torch.manual_seed(0)
@@ -133,6 +140,7 @@ def test_padding_by_the_size_of_the_image_is_exported(tmp_path):
         np.testing.assert_allclose(run_onnx(images)[0], wanted.detach().numpy(), atol=1e-5)
 
 
+@needs_export
 def test_a_file_that_differs_is_not_kept(tmp_path, photos, monkeypatch):
     write_run(tmp_path, "deit_tiny_patch16_224", None, None)
 
@@ -146,12 +154,14 @@ def test_a_file_that_differs_is_not_kept(tmp_path, photos, monkeypatch):
     assert list((tmp_path / "exported").iterdir()) == []
 
 
+@needs_export
 def test_no_pictures_is_a_clear_error(tmp_path):
     write_run(tmp_path, "deit_tiny_patch16_224", None, None)
     with pytest.raises(FileNotFoundError, match="expected a picture"):
         export.main([str(tmp_path / "none"), "--run", str(tmp_path)])
 
 
+@needs_export
 def test_what_cannot_be_exported_is_a_clear_error(tmp_path, photos, monkeypatch):
     write_run(tmp_path, "deit_tiny_patch16_224", None, None)
 
@@ -161,3 +171,10 @@ def test_what_cannot_be_exported_is_a_clear_error(tmp_path, photos, monkeypatch)
     monkeypatch.setitem(export.WRITERS, "onnx", failing)
     with pytest.raises(ValueError, match="got: no such operator Nothing was written"):
         export.main([str(photos), "--run", str(tmp_path), "--format", "onnx"])
+
+
+def test_pytorch_2_5_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "CAN_EXPORT", False)
+
+    with pytest.raises(ValueError, match=r"^export\.py: expected PyTorch 2\.6 or newer, as older"):
+        export.main([str(tmp_path), "--run", str(tmp_path)])

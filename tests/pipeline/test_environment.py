@@ -132,7 +132,7 @@ def test_the_shipped_requirements_have_lower_bounds_that_can_be_read(tmp_path):
 ACCEPTED = {  # a user's environment: a CUDA build of PyTorch and packages of its time
     "torch": "2.5.1+cu124",
     "torchvision": "0.20.1+cu124",
-    "timm": "1.0.20",
+    "timm": "1.0.22",
     "segmentation_models_pytorch": "0.6.0",
     "numpy": "1.26.4",
     "scipy": "1.11.4",
@@ -145,7 +145,7 @@ ACCEPTED = {  # a user's environment: a CUDA build of PyTorch and packages of it
     "onnxruntime_gpu": "1.20.1",
     "onnxscript": "0.3.0",
     "safetensors": "0.4.5",
-    "tensorboard": "2.18.0",
+    "tensorboard": "2.19.0",
     "tqdm": "4.66.5",
     "packaging": "24.1",
 }

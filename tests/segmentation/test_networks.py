@@ -65,7 +65,7 @@ def test_timm_encoder_is_dilated_to_the_stride():
     [
         ("resnet17", r"segmentation\.encoder: expected .* got 'resnet17'\. Did you mean resnet18"),
         ("tu-resnet17", r"got 'tu-resnet17'\. Did you mean tu-resnet"),
-        ("tu-swin_tiny_patch4_window7_224", r"that deeplabv3plus can take .*output_stride"),
+        ("tu-pvt_v2_b0", r"that deeplabv3plus can take .*output_stride"),
     ],
 )
 def test_unfit_encoders_are_refused(encoder, expected):

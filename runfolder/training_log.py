@@ -50,6 +50,7 @@ class TrainingLog:
             for name, value in line.get(part, {}).items():
                 self.writer.add_scalar(f"{name}/{part}", value, line["epoch"])
         self.writer.add_scalar("lr", line["lr"], line["epoch"])
+        self.writer.flush()  # the curves show each epoch at once
         terms = ", ".join(f"{name} {value:.3f}" for name, value in line["train"].items())
         took = f"({line['seconds']:.0f} s)"
         print(f"epoch {line['epoch']}, step {line['step']} of {self.num_steps}: {terms} {took}")

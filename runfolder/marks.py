@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from datasets.files import write_text
+from runfolder.results import not_a_result
 from runfolder.run import Run
 
 
@@ -119,10 +120,7 @@ class Marks:
             try:
                 is_of_stage = json.loads(line)["kind"] == stage.kind
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
-                    "Remove the line."
-                ) from error
+                raise not_a_result(path, number, line) from error
             (gone if is_of_stage else kept).append(line)
         return gone, kept
 

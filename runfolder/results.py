@@ -73,11 +73,16 @@ def latest_results(path: Path) -> list[dict[str, Any]]:
             latest[_place(row)] = row
             _cells(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
-                "Remove the line."
-            ) from error
+            raise not_a_result(path, number, line) from error
     return [latest[place] for place in sorted(latest)]
+
+
+def not_a_result(path: Path, number: int, line: str) -> ValueError:
+    """Return the error of a line, counted from 1, that evaluation.py has not written."""
+    return ValueError(
+        f"{path}, line {number}: expected a result of evaluation.py, got {line:.40}. "
+        "Remove the line."
+    )
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # The released code builds every width with 8 heads; its weights make sense with that many only.
@@ -23,7 +24,9 @@ RELEASED_SETTINGS = {
     "crop": 0,
     "amp": "off",
 }
-LAST_NORM = "norm."  # in the file, but the method takes the last tokens as they are
+# In the file, but never computed with: the method takes the last tokens as they are, and DeiT's
+# one position embedding gave way to pos_embed_cls and pos_embed_pat.
+UNUSED = ("norm.weight", "norm.bias", "pos_embed")
 
 
 def convert_released(
@@ -75,7 +78,10 @@ def convert_released(
 
 
 def _renamed(state: dict[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return the weights under the names of `models.stac.Stac`."""
+    """Return the weights under the names of `models.stac.Stac`.
+
+    The released projection starts with a convolution without bias, ours has one: it becomes 0.
+    """
     weights, foreign = {}, []
     for name, value in state.items():
         if name.startswith(ENCODER):
@@ -84,11 +90,13 @@ def _renamed(state: dict[str, Tensor], path: str) -> dict[str, Tensor]:
             weights[name.replace("representation.", "projection.")] = value
         elif name.startswith("head."):
             weights[name] = value
-        elif not name.startswith(LAST_NORM):
+        elif name not in UNUSED:
             foreign.append(name)
     if foreign:
         raise ValueError(
             f"{path}: expected weights of the released localiser, {len(foreign)} have no place "
             f"({', '.join(foreign[:5])})."
         )
+    num_channels = len(weights["projection.0.weight"])
+    weights.setdefault("projection.0.bias", torch.zeros(num_channels))
     return weights

@@ -87,21 +87,20 @@ class DetailedScores:
         """Return the scores; None where the images do not tell.
 
         Returns:
-            pixel_accuracy; dice and boundary_f1, a list with one entry per class (dice with the
-            background first); false_alarms, regions per defect-free image; miou_interval, (low,
-            high) of 95 % of `rounds` sets of as many images, drawn with repetition; and of maps
-            pixel_auroc, aupro, max_f1 of pixels, image_auroc of the image scores.
+            pixel_accuracy; dice and boundary_f1 (see there), a list with one entry per class (dice
+            with the background first); false_alarms, regions per defect-free image;
+            miou_interval, (low, high) of 95 % of `rounds` sets of as many images, drawn with
+            repetition; and of maps pixel_auroc, aupro, max_f1 of pixels, image_auroc of the image
+            scores.
         """
         confusions = np.stack(self._confusions)
         total = confusions.sum(axis=0)
         hit, both = np.diag(total), total.sum(axis=0) + total.sum(axis=1)
-        precision, recall = (_share(self._borders[:, i], self._borders[:, i + 1]) for i in (0, 2))
-        with np.errstate(invalid="ignore"):
-            boundary = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        one_sided = (total.sum(axis=0)[1:] > 0) != (total.sum(axis=1)[1:] > 0)
         scores: dict[str, Any] = {
             "pixel_accuracy": float(100 * hit.sum() / total.sum()),
             "dice": _numbers(_share(2 * hit, both)),
-            "boundary_f1": _numbers(boundary),
+            "boundary_f1": _numbers(boundary_f1(self._borders, one_sided)),
             "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,
             "miou_interval": miou_interval(confusions, rounds, seed),
         }
@@ -151,6 +150,24 @@ def border_counts(predicted: np.ndarray, truth: np.ndarray, tolerance: int) -> n
             near = 0
         counts += [near, int(of_one.sum())]
     return np.array(counts, np.int64)
+
+
+def boundary_f1(borders: np.ndarray, one_sided: np.ndarray) -> np.ndarray:
+    """Return the harmonic mean of the shares of border pixels within reach, in %, of each class.
+
+    A class without a border in truth or in prediction, but with one in the other, scores 0: none
+    of its border is right. So does a class with pixels on one side alone, even if it fills whole
+    images and so has no border there. NaN where truth and prediction have no border, and both or
+    neither have pixels: a class that is nowhere, or one that fills the same whole images.
+
+    Args:
+        borders: (K, 4) as `border_counts` gives them, added over images.
+        one_sided: (K,) bool: pixels of the class are in truth or in prediction, not in both.
+    """
+    near_predicted, predicted, near_true, true = borders.T
+    precision, recall = near_predicted / np.maximum(predicted, 1), near_true / np.maximum(true, 1)
+    f1 = 200 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return np.where((predicted + true > 0) | one_sided, f1, np.nan)
 
 
 def miou_interval(confusions: np.ndarray, rounds: int, seed: int) -> tuple[float, float]:

@@ -69,6 +69,32 @@ def test_a_class_found_only_where_it_is_not_has_border_score_zero():
     assert counted.scores(rounds=2)["boundary_f1"] == [0.0]
 
 
+def boundary_scores(num_classes, *pairs):
+    counted = DetailedScores(num_classes)
+    for truth, prediction in pairs:
+        counted.update(truth, prediction)
+    return counted.scores(rounds=2)["boundary_f1"]
+
+
+def test_a_class_that_is_missed_or_predicted_in_vain_has_border_score_zero():
+    empty, one = square(9, 0, 0, 0), square(9, 2, 2, 4)
+    assert boundary_scores(2, (one, empty)) == [0, None]
+    assert boundary_scores(2, (empty, one)) == [0, None]
+    assert boundary_scores(2, (one, 2 * one)) == [0, 0]
+    # Missed in one of two images: all 12 predicted pixels are right, 12 of 24 true ones reached.
+    assert boundary_scores(1, (one, one), (one, empty)) == [pytest.approx(200 * 0.5 / 1.5)]
+
+
+def test_a_class_that_fills_whole_images_has_no_border_but_may_be_missed():
+    empty, part, whole = square(9, 0, 0, 0), square(9, 2, 2, 4), square(9, 0, 0, 9)
+    assert boundary_scores(1, (whole, whole)) == [None]
+    assert boundary_scores(1, (whole, empty)) == [0]
+    assert boundary_scores(1, (empty, whole)) == [0]
+    assert boundary_scores(1, (whole, part)) == [0]  # a border where there is none
+    assert boundary_scores(1, (part, whole)) == [0]
+    assert boundary_scores(1, (whole, whole), (part, part)) == [100]
+
+
 def test_map_scores_equal_scikit_learn():
     rng = np.random.default_rng(1)
     counted, truths, maps = DetailedScores(1), [], []

@@ -92,8 +92,13 @@ class DetailedScores:
             miou_interval, (low, high) of 95 % of `rounds` sets of as many images, drawn with
             repetition; and of maps pixel_auroc, aupro, max_f1 of pixels, image_auroc of the image
             scores.
+
+        Raises:
+            ValueError: no pixel was counted.
         """
-        confusions = np.stack(self._confusions)
+        size = self.num_classes + 1
+        confusions = np.reshape(self._confusions, (-1, size, size))
+        interval = miou_interval(confusions, rounds, seed)
         total = confusions.sum(axis=0)
         hit, both = np.diag(total), total.sum(axis=0) + total.sum(axis=1)
         one_sided = (total.sum(axis=0)[1:] > 0) != (total.sum(axis=1)[1:] > 0)
@@ -102,7 +107,7 @@ class DetailedScores:
             "dice": _numbers(_share(2 * hit, both)),
             "boundary_f1": _numbers(boundary_f1(self._borders, one_sided)),
             "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,
-            "miou_interval": miou_interval(confusions, rounds, seed),
+            "miou_interval": interval,
         }
         return scores | (self._map_scores() if self._image_scores else {})
 
@@ -174,12 +179,22 @@ def miou_interval(confusions: np.ndarray, rounds: int, seed: int) -> tuple[float
     """Return the 2.5 and 97.5 percentile of the mIoU of images drawn with repetition.
 
     Args:
-        confusions: (N, K + 1, K + 1) of N images.
-        rounds: draws of N images.
+        confusions: (N, K + 1, K + 1) of N images. Those without a scored pixel are left out: a draw
+            of them alone would have no mIoU.
+        rounds: draws of as many images as are left.
         seed: of the draws.
+
+    Raises:
+        ValueError: no image is left.
     """
-    rng = np.random.default_rng(seed)
+    confusions = confusions[confusions.any(axis=(1, 2))]
     num, size = len(confusions), confusions.shape[1]
+    if not num:
+        raise ValueError(
+            f"bootstrap: expected an image with a pixel to score, got only {IGNORE} or no image. "
+            "Check the masks."
+        )
+    rng = np.random.default_rng(seed)
     flat = confusions.reshape(num, -1).astype(np.float64)
     values = []
     for _ in range(rounds):

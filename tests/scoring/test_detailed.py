@@ -149,6 +149,23 @@ def test_bootstrap_interval_holds_the_value_and_shrinks_with_images():
     assert np.ptp(miou_interval(same, 20, seed=0)) == pytest.approx(0)
 
 
+def test_bootstrap_leaves_out_images_whose_masks_are_all_255():
+    confusions = np.array([[[30, 5], [3, 9]], [[10, 0], [8, 2]]])
+    padded = np.concatenate([np.zeros((20, 2, 2), np.int64), confusions])
+    assert miou_interval(padded, 100, seed=0) == miou_interval(confusions, 100, seed=0)
+    with pytest.raises(ValueError, match="bootstrap: expected an image with a pixel to score"):
+        miou_interval(padded[:20], 100, seed=0)
+
+
+@pytest.mark.parametrize("num_images", [0, 2])
+def test_scores_of_no_pixel_are_an_error(num_images):
+    counted = DetailedScores(1)
+    for _ in range(num_images):
+        counted.update(square(6, 0, 0, 6, 255), square(6, 1, 1, 3))
+    with pytest.raises(ValueError, match="got only 255 or no image. Check the masks."):
+        counted.scores(rounds=2)
+
+
 @pytest.mark.parametrize("bad", [np.nan, 1.5, -0.1])
 def test_map_values_out_of_range_are_refused(bad):
     mask = np.zeros((4, 4), np.uint8)

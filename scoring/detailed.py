@@ -39,14 +39,15 @@ class DetailedScores:
         score_map: np.ndarray | None = None,
         image_score: float | None = None,
     ) -> None:
-        """Count one image.
+        """Count one image; one whose pixels are all 255 is neither defective nor defect-free.
 
         Args:
             truth: (H, W) mask values 0..K; 255 is not counted.
             prediction: (H, W) mask values; 255 counts as background.
             score_map: (H, W) in [0, 1], how far each pixel looks like any defect; None where
                 only masks are there.
-            image_score: how far the image does; None for the highest value of the map.
+            image_score: how far the image does; None for the highest value of the map in pixels
+                that are scored.
 
         Raises:
             ValueError: sizes differ or a value is out of range.
@@ -60,21 +61,28 @@ class DetailedScores:
         for k in range(self.num_classes):
             pair = ((prediction == k + 1) & known, truth == k + 1)
             self._borders[k] += border_counts(*pair, TOLERANCE)
-        if not defect.any():
+        if known.any() and not defect.any():
             foreground = (prediction != BACKGROUND).astype(np.uint8)
             self._alarms.append(cv2.connectedComponents(foreground, connectivity=8)[0] - 1)
         if score_map is not None:
-            score = float(score_map.max()) if image_score is None else image_score
-            self._count_map(score_map, score, defect, known)
+            self._count_map(score_map, image_score, defect, known)
 
     def _count_map(
-        self, score_map: np.ndarray, score: float, defect: np.ndarray, known: np.ndarray
+        self,
+        score_map: np.ndarray,
+        image_score: float | None,
+        defect: np.ndarray,
+        known: np.ndarray,
     ) -> None:
         check_size(score_map.shape, defect.shape)
         if not (score_map.min() >= 0 and score_map.max() <= 1):  # NaN too
             raise ValueError("expected map values in [0, 1]. Make the map anew.")
+        if not known.any():
+            return
+        if image_score is None:
+            image_score = float(score_map[known].max())
+        self._image_scores.append((bool(defect.any()), image_score))
         levels = to_levels(score_map, NUM_LEVELS)
-        self._image_scores.append((bool(defect.any()), score))
         for row, pixels in enumerate((known & ~defect, defect)):
             self._levels[row] += level_counts(levels[pixels], NUM_LEVELS)
         count, regions = cv2.connectedComponents(defect.astype(np.uint8), connectivity=8)

@@ -115,8 +115,32 @@ def test_map_scores_equal_scikit_learn():
     best = (2 * precision * recall / (precision + recall)).max()
     assert scores["max_f1"] == pytest.approx(100 * best)
     defective = [(t == 1).any() for t in truths]
-    wanted = 100 * roc_auc_score(defective, [m.max() for m in maps])
+    highest = [m[t != 255].max() for t, m in zip(truths, maps, strict=True)]
+    wanted = 100 * roc_auc_score(defective, highest)
     assert scores["image_auroc"] == pytest.approx(wanted)
+
+
+def test_an_image_score_is_taken_from_scored_pixels_only():
+    counted = DetailedScores(1)
+    for value, high in ((0, 1.0), (1, 0.6)):  # the defect-free image is high where it is ignored
+        truth = np.array([[0, value, 255]], np.uint8)
+        counted.update(truth, truth, np.array([[0.1, high / 2, high]]))
+    counted.update(np.array([[0, 1, 255]], np.uint8), truth, np.array([[0.1, 0.7, 0.0]]))
+    # The defect-free image has 0.5, the others 0.3 and 0.7.
+    assert counted.scores(rounds=2)["image_auroc"] == 50
+
+
+@pytest.mark.parametrize("image_score", [None, 0.9])
+def test_an_image_that_is_all_255_is_neither_defective_nor_defect_free(image_score):
+    unknown, free, part = square(6, 0, 0, 6, 255), square(6, 0, 0, 0), square(6, 0, 0, 3)
+    with_it, without = DetailedScores(1), DetailedScores(1)
+    for counted in (with_it, without):
+        counted.update(free, part, part / 4)
+        counted.update(part, part, part / 2)
+    with_it.update(unknown, part, part / 1.0, image_score)
+    expected = without.scores(rounds=2)
+    assert (expected["false_alarms"], expected["image_auroc"]) == (1, 100)
+    assert with_it.scores(rounds=2) == expected
 
 
 def test_aupro_weighs_a_small_region_like_a_large_one():

@@ -239,7 +239,8 @@ def read_cam(path: Path) -> Cam:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, or arrays that do not fit together.
+        ValueError: not such a file, arrays that do not fit together, or NaN and other numbers
+            outside [0, 1].
     """
     data = _read_bytes(path, "a CAM file")
     try:
@@ -257,6 +258,9 @@ def read_cam(path: Path) -> Cam:
     if not (shapes_fit and cam.scores.ndim == 1 and ascending):
         got = f"cam {cam.cam.shape}, classes {cam.classes.tolist()}, scores {cam.scores.shape}"
         raise _damaged(path, "cam (M, H, W), M ascending classes under K and scores (K,)", got)
+    for name, values in (("cam", cam.cam), ("scores", cam.scores)):
+        if values.size and not 0 <= values.min() <= values.max() <= 1:  # NaN is neither
+            raise _damaged(path, f"{name} in [0, 1]", f"{values.min()}..{values.max()}")
     return cam
 
 

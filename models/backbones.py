@@ -55,7 +55,7 @@ def read_state_dict(path: Path, setting: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or holding more than tensors and simple values.
+        ValueError: damaged, holding more than tensors and simple values, or NaN or infinity.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -74,11 +74,18 @@ def read_state_dict(path: Path, setting: str) -> dict[str, Tensor]:
         ) from error
     for wrapper in ("model", "state_dict", "teacher"):
         state = state.get(wrapper, state)
-    return {
+    weights = {
         key.removeprefix("module.").removeprefix("backbone."): value.float()
         for key, value in state.items()
         if isinstance(value, Tensor)
     }
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(
+                f"{path}: expected finite weights, got NaN or infinity in {name}. Set {setting} to "
+                "another one."
+            )
+    return weights
 
 
 def create_vit(settings: TrainConfig, pretrained: str) -> VisionTransformer | Eva:

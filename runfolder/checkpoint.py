@@ -64,7 +64,8 @@ def load_checkpoint(path: Path, made_by: str) -> Checkpoint:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, holding more than tensors and simple values, or of an earlier version.
+        ValueError: damaged, holding more than tensors and simple values, with NaN or infinity in
+            the weights, or of an earlier version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a checkpoint, found none. Run {made_by} first.")
@@ -85,8 +86,15 @@ def load_checkpoint(path: Path, made_by: str) -> Checkpoint:
             f"{path}: expected a checkpoint of {made_by}, got a damaged file or one with more "
             f"than tensors and simple values ({type(error).__name__}). Make it anew."
         ) from error
-    if not isinstance(content, dict) or not {"model", "config"} <= set(content):
+    is_whole = isinstance(content, dict) and {"model", "config"} <= set(content)
+    if not is_whole or not isinstance(content["model"], dict):
         raise ValueError(f"{path}: expected a checkpoint of {made_by}, got another file.")
+    for name, value in content["model"].items():
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if is_float and not value.isfinite().all():
+            raise ValueError(
+                f"{path}: expected finite weights, got NaN or infinity in {name}. Make it anew."
+            )
     try:
         return Checkpoint(path, content)
     except ValueError as error:

@@ -94,6 +94,16 @@ def test_cam_round_trip(tmp_path, num_present):
     assert np.array_equal(found.scores, cam.scores)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.25, 1.5])
+@pytest.mark.parametrize("name", ["cam", "scores"])
+def test_cam_numbers_outside_the_unit_range_are_refused(tmp_path, name, value):
+    values = getattr(make_cam(), name).copy()
+    values.flat[1] = value
+    path = save_arrays(tmp_path / "a.npz", **{name: values})
+    with pytest.raises(ValueError, match=rf"a\.npz: expected {name} in \[0, 1\], got: .*\. Replac"):
+        read_cam(path)
+
+
 class CreatesFile:
     """Unpickling it makes a file."""
 

@@ -188,6 +188,22 @@ def test_wrappers_of_training_codes_are_taken_off(tmp_path, key):
     torch.testing.assert_close(vit.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
 
 
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_file_and_name(tmp_path, value):
+    state = timm.create_model(TINY, num_classes=0, depth=1, img_size=(32, 32)).state_dict()
+    state["blocks.0.attn.qkv.weight"][5, 7] = value
+    torch.save({"model": state}, tmp_path / "a.pth")
+    save_file(state, tmp_path / "b.safetensors")
+    for name in ("a.pth", "b.safetensors"):
+        tensor = r"blocks\.0\.attn\.qkv\.weight"
+        message = rf"{name}: expected finite weights, got NaN or infinity in {tensor}\."
+        with pytest.raises(ValueError, match=rf"{message} Set train\.pretrained to another one\."):
+            vit_of(TINY, tmp_path / name, (32, 32), depth=1)
+        settings = SaliencyConfig(backbone=TINY, weights=str(tmp_path / name))
+        with pytest.raises(ValueError, match=rf"{message} Set saliency\.weights to another one\."):
+            create_feature_network(settings)
+
+
 def test_a_download_that_fails_names_the_setting(tmp_path, monkeypatch):
     monkeypatch.setenv("STAC_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(backbones, "REPOSITORY", tmp_path / "clone")

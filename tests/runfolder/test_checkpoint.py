@@ -143,7 +143,9 @@ def test_missing_checkpoint_says_what_makes_it(tmp_path):
             load(path)
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(2)])
+@pytest.mark.parametrize(
+    "content", [{"state_dict": {}}, [1, 2], torch.zeros(2), {"model": torch.zeros(2), "config": {}}]
+)
 def test_torch_files_of_others_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"expected a checkpoint of train_stac\.py, got another"):
@@ -222,6 +224,19 @@ def test_a_checkpoint_of_an_earlier_version_names_the_settings_that_are_gone(tmp
             rf"{name}: expected settings of this version, got 2 of an earlier one: "
             r"train\.split_block \(train\.frozen_blocks\); train\.flip \(always on\)\."
         )
+        with pytest.raises(ValueError, match=expected):
+            load(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_file_and_name(tmp_path, value):
+    weights = {"count": torch.tensor(3), "head.weight": torch.ones(2, 3).half()}
+    weights |= {"head.bias": torch.zeros(4)}
+    weights["head.weight"][1, 2] = value
+    save_checkpoint(tmp_path / "a.pt", {**CONTENT, "model": weights})
+    save_weights(tmp_path / "b.safetensors", weights, {"config": {}})
+    for name in ("a.pt", "b.safetensors"):
+        expected = rf"{name}: expected finite weights, got NaN or infinity in head\.weight\. Make"
         with pytest.raises(ValueError, match=expected):
             load(tmp_path / name)
 

@@ -24,7 +24,7 @@ class DetailedScores:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self._confusions: list[np.ndarray] = []  # (K + 1, K + 1) of each image
+        self._confusions: dict[str | int, np.ndarray] = {}  # (K + 1, K + 1) of each group
         self._borders = np.zeros((num_classes, 4), np.int64)  # hits and all, predicted and true
         self._alarms: list[int] = []  # predicted regions of each defect-free image
         # Per level: background pixels, defect pixels, and the mean over regions of their shares.
@@ -38,6 +38,7 @@ class DetailedScores:
         prediction: np.ndarray,
         score_map: np.ndarray | None = None,
         image_score: float | None = None,
+        group: str | None = None,
     ) -> None:
         """Count one image; one whose pixels are all 255 is neither defective nor defect-free.
 
@@ -48,13 +49,16 @@ class DetailedScores:
                 only masks are there.
             image_score: how far the image does; None for the highest value of the map in pixels
                 that are scored.
+            group: what other images show the same part as this one, or are copies of one picture,
+                have in common; None or "" for an image by itself.
 
         Raises:
             ValueError: sizes differ or a value is out of range.
         """
         confusion = ConfusionMatrix(self.num_classes)
         confusion.update(truth, prediction)
-        self._confusions.append(confusion.counts)
+        key = group or len(self._confusions)  # a number that no image had before
+        self._confusions[key] = self._confusions.get(key, 0) + confusion.counts
         known = truth != IGNORE
         prediction = np.where(known & (prediction != IGNORE), prediction, BACKGROUND)
         defect = known & (truth != BACKGROUND)
@@ -97,15 +101,15 @@ class DetailedScores:
         Returns:
             pixel_accuracy; dice and boundary_f1 (see there), a list with one entry per class (dice
             with the background first); false_alarms, regions per defect-free image;
-            miou_interval, (low, high) of 95 % of `rounds` sets of as many images, drawn with
-            repetition; and of maps pixel_auroc, aupro, max_f1 of pixels, image_auroc of the image
-            scores.
+            miou_interval, (low, high) of 95 % of `rounds` sets of as many groups of images, drawn
+            with repetition; and of maps pixel_auroc, aupro, max_f1 of pixels, image_auroc of the
+            image scores.
 
         Raises:
             ValueError: no pixel was counted.
         """
         size = self.num_classes + 1
-        confusions = np.reshape(self._confusions, (-1, size, size))
+        confusions = np.reshape([*self._confusions.values()], (-1, size, size))
         interval = miou_interval(confusions, rounds, seed)
         total = confusions.sum(axis=0)
         hit, both = np.diag(total), total.sum(axis=0) + total.sum(axis=1)
@@ -184,16 +188,19 @@ def boundary_f1(borders: np.ndarray, one_sided: np.ndarray) -> np.ndarray:
 
 
 def miou_interval(confusions: np.ndarray, rounds: int, seed: int) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentile of the mIoU of images drawn with repetition.
+    """Return the 2.5 and 97.5 percentile of the mIoU of groups of images drawn with repetition.
+
+    Images that are not independent belong into one group: drawn one by one, ten pictures of one
+    part would pass for ten parts, and the interval would be too narrow.
 
     Args:
-        confusions: (N, K + 1, K + 1) of N images. Those without a scored pixel are left out: a draw
+        confusions: (N, K + 1, K + 1) of N groups. Those without a scored pixel are left out: a draw
             of them alone would have no mIoU.
-        rounds: draws of as many images as are left.
+        rounds: draws of as many groups as are left; of one, all are the same.
         seed: of the draws.
 
     Raises:
-        ValueError: no image is left.
+        ValueError: no group is left.
     """
     confusions = confusions[confusions.any(axis=(1, 2))]
     num, size = len(confusions), confusions.shape[1]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
+from scoring.confusion import ConfusionMatrix
 from scoring.detailed import DetailedScores, area_up_to, border_counts, miou_interval
 
 
@@ -171,6 +172,38 @@ def test_bootstrap_interval_holds_the_value_and_shrinks_with_images():
     assert miou_interval(confusions[:10], 300, seed=0) == few
     same = np.repeat(confusions[:1], 5, axis=0)
     assert np.ptp(miou_interval(same, 20, seed=0)) == pytest.approx(0)
+
+
+def test_bootstrap_draws_groups_of_images():
+    rng = np.random.default_rng(5)
+    grouped, summed, alone = DetailedScores(1), [], DetailedScores(1)
+    for part in range(8):
+        truth = square(20, 3, 4, 8)
+        of_part = []
+        for copy in range(4):
+            prediction = square(20, 3, 4 + rng.integers(0, 5), 8)
+            grouped.update(truth, prediction, group=f"part {part}")
+            alone.update(truth, prediction, group=("", None)[copy % 2])
+            confusion = ConfusionMatrix(1)
+            confusion.update(truth, prediction)
+            of_part.append(confusion.counts)
+        summed.append(np.sum(of_part, axis=0))
+    interval = grouped.scores(rounds=50)["miou_interval"]
+    assert interval == miou_interval(np.stack(summed), 50, seed=0)
+    assert interval != alone.scores(rounds=50)["miou_interval"]
+
+
+def test_copies_of_one_picture_do_not_narrow_the_interval():
+    once, copied, as_if_new = (DetailedScores(1) for _ in range(3))
+    for shift in range(6):
+        pair = square(20, 3, 4, 8), square(20, 3, 4 + shift, 8)
+        once.update(*pair)
+        for _ in range(10):
+            copied.update(*pair, group=f"picture {shift}")
+            as_if_new.update(*pair)
+    intervals = [c.scores(rounds=200)["miou_interval"] for c in (once, copied, as_if_new)]
+    assert intervals[1] == pytest.approx(intervals[0])
+    assert np.ptp(intervals[2]) < np.ptp(intervals[0]) / 2
 
 
 def test_bootstrap_leaves_out_images_whose_masks_are_all_255():

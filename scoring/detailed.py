@@ -22,14 +22,23 @@ ROUNDS = 1000  # of the bootstrap
 class DetailedScores:
     """Collects images one by one, keeps counts only."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, maps_see_labels: bool = False) -> None:
+        """Count nothing yet.
+
+        Args:
+            num_classes: K.
+            maps_see_labels: whether score maps depend on the labels of their images, so that
+                scores of the maps and of the images would only tell the labels: they become None.
+        """
         self.num_classes = num_classes
+        self.maps_see_labels = maps_see_labels
         self._confusions: dict[str | int, np.ndarray] = {}  # (K + 1, K + 1) of each group
         self._borders = np.zeros((num_classes, 4), np.int64)  # hits and all, predicted and true
         self._alarms: list[int] = []  # predicted regions of each defect-free image
         # Per level: background pixels, defect pixels, and the mean over regions of their shares.
         self._levels = np.zeros((3, NUM_LEVELS))
         self._num_regions = 0
+        self._has_maps = False
         self._image_scores: list[tuple[bool, float]] = []
 
     def update(
@@ -81,7 +90,8 @@ class DetailedScores:
         check_size(score_map.shape, defect.shape)
         if not (score_map.min() >= 0 and score_map.max() <= 1):  # NaN too
             raise ValueError("expected map values in [0, 1]. Make the map anew.")
-        if not known.any():
+        self._has_maps = True
+        if self.maps_see_labels or not known.any():
             return
         if image_score is None:
             image_score = float(score_map[known].max())
@@ -121,13 +131,14 @@ class DetailedScores:
             "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,
             "miou_interval": interval,
         }
-        return scores | (self._map_scores() if self._image_scores else {})
+        return scores | (self._map_scores() if self._has_maps else {})
 
     def _map_scores(self) -> dict[str, float | None]:
         background, defect, overlap = self._levels
-        defective, highest = zip(*self._image_scores, strict=True)
+        defective = [is_defective for is_defective, _ in self._image_scores]
         image_auroc = None
         if len(set(defective)) == 2:
+            highest = [score for _, score in self._image_scores]
             image_auroc = 100 * float(roc_auc_score(defective, highest))
         if not (background.any() and defect.any()):
             return {"pixel_auroc": None, "aupro": None, "max_f1": None, "image_auroc": image_auroc}

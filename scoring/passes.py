@@ -100,14 +100,28 @@ def count_saliency(
 
 
 def count_details(
-    records: Sequence[Record], paths: Sequence[Path], num_classes: int, threshold: Threshold
+    records: Sequence[Record],
+    paths: Sequence[Path],
+    num_classes: int,
+    threshold: Threshold,
+    maps_see_labels: bool = False,
 ) -> DetailedScores:
     """Count masks, or maps cut at a threshold, for the scores of `--detailed`.
 
     Labels decide what is cut out of a map. Scores without a threshold are taken from what knows no
     label, as far as there is such: the saliency map as it is, and the localiser's image scores.
+
+    Args:
+        records: images with masks.
+        paths: mask or map of each.
+        num_classes: K.
+        threshold: of maps; None for masks.
+        maps_see_labels: whether a defect-free image has an empty map because its label says so, as
+            CAMs of given labels do. If there is such an image, the scores without a threshold are
+            None: pure noise on the other images would score 100.
     """
-    scores = DetailedScores(num_classes)
+    sees_labels = maps_see_labels and any(not record.classes for record in records)
+    scores = DetailedScores(num_classes, sees_labels)
 
     def count(truth: np.ndarray, record: Record, path: Path) -> None:
         group = getattr(record, "group", "")

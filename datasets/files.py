@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.outlines import read_outlines
-from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
+from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record, check_num_classes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 HIGHEST_INDEX = 31  # a grey mask whose values end there or below may hold indices, or 0 and 1
@@ -102,8 +102,9 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
         num_classes: K foreground classes; values 0..K and 255 are allowed.
 
     Raises:
-        ValueError: other values, more than one channel, or a damaged file.
+        ValueError: other values, too many classes, more than one channel, or a damaged file.
     """
+    check_num_classes(num_classes, path)
     mask = _read_single_channel(path, "a mask")
     wrong = np.setdiff1d(np.unique(mask), [*range(num_classes + 1), IGNORE])
     if wrong.size:
@@ -119,10 +120,11 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
 
     Raises:
         ValueError: the record has no mask, or its file is damaged or has unknown values, or is
-            said to be grey and holds no defect, but values that look like indices.
+            said to be grey and holds no defect, but values that look like indices; K too high.
     """
     if record.mask is None:
         raise ValueError(f"{record.name}: expected a ground-truth mask, got none.")
+    check_num_classes(num_classes, record.mask)
     if record.mask_level == NO_DEFECT:
         return np.full(read_image(record.mask).shape[:2], BACKGROUND, np.uint8)
     if record.mask_names:

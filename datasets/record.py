@@ -6,6 +6,7 @@ from pathlib import Path
 
 BACKGROUND = 0  # mask value of everything that is no defect
 IGNORE = 255  # mask value of pixels nobody is trained or scored on
+MAX_CLASSES = IGNORE - 1  # mask values are bytes; class k has the value k + 1
 NO_DEFECT = 256  # mask level that no pixel reaches
 
 
@@ -42,6 +43,23 @@ class Record:
                 f"{self.name}: a grey mask cannot tell {len(self.classes)} classes apart. "
                 "Give a mask of class indices."
             )
+
+
+def check_num_classes(num_classes: int, where: object) -> None:
+    """Refuse more classes than mask values can tell apart.
+
+    Args:
+        num_classes: K foreground classes.
+        where: file or thing that says so, named in the error.
+
+    Raises:
+        ValueError: K is above `MAX_CLASSES`.
+    """
+    if num_classes > MAX_CLASSES:
+        raise ValueError(
+            f"{where}: expected at most {MAX_CLASSES} classes, as a mask has one byte for each "
+            f"pixel and {IGNORE} is ignored, got {num_classes}. Merge classes or leave some out."
+        )
 
 
 def label_vector(record: Record, num_classes: int) -> list[float]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets.files import IMAGE_SUFFIXES
 from datasets.layouts.common import Layout, find_file, if_there, listing, refuse_missing
-from datasets.record import Record
+from datasets.record import Record, check_num_classes
 from released.arrays import read_released_labels, read_released_list
 
 MASKS = ("SegmentationMASK", "SegmentationClass")  # folders; the first that is there
@@ -40,8 +40,7 @@ def read_authors(
             "folder that holds it, and data.prefix where it has one."
         )
     labels_path = _labels_path(root, table)
-    labels = {_bare(name): label for name, label in read_released_labels(labels_path).items()}
-    num_classes = next(iter(labels.values())).size if labels else 0
+    labels, num_classes = _read_label_file(labels_path)
     class_names = tuple(class_names) or tuple(f"class_{k + 1}" for k in range(num_classes))
     if len(class_names) != num_classes or not labels:
         raise ValueError(
@@ -86,6 +85,14 @@ def _labels_path(root: Path, table: str) -> Path:
             f"{', '.join(path.name for path in label_files)}. Set data.table to the one to use."
         )
     return label_files[0]
+
+
+def _read_label_file(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Return labels (C,) by the bare name of their image, and C, which masks can tell apart."""
+    labels = {_bare(name): label for name, label in read_released_labels(path).items()}
+    num_classes = next(iter(labels.values())).size if labels else 0
+    check_num_classes(num_classes, path)
+    return labels, num_classes
 
 
 def _bare(name: str) -> str:

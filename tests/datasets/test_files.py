@@ -222,6 +222,18 @@ def test_mask_values_above_the_number_of_classes_are_refused(tmp_path):
         read_mask(path, 2)
 
 
+def test_masks_of_more_than_254_classes_are_refused(tmp_path):
+    mask = np.array([[0, 254, 255]], np.uint8)
+    path = save(tmp_path / "a.png", mask)
+    assert np.array_equal(read_mask(path, 254), mask)
+    expected = r"a\.png: expected at most 254 classes, as a mask .* 255 is ignored, got 255\. Merge"
+    with pytest.raises(ValueError, match=expected):
+        read_mask(path, 255)
+    for level in (None, 128):
+        with pytest.raises(ValueError, match=expected):
+            read_truth(record(path, 254, mask_level=level), 255)
+
+
 def test_masks_that_hold_no_class_indices_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png: expected one channel, got: mode RGB\."):
         read_mask(save(tmp_path / "a.png", COLOUR), 3)

@@ -44,6 +44,17 @@ def test_authors_labels_come_from_their_file_and_soft_values_are_absent(authors)
     assert found(data, "000002").mask is None
 
 
+def test_authors_labels_of_more_than_254_classes_are_refused(authors):
+    names = ("exp1.5_num_01", "000002", "000003", "000004t")
+    content = {name: np.zeros(255, np.float32) for name in names}
+    np.save(authors / "cls_labels_soft.npy", content, allow_pickle=True)
+    with pytest.raises(ValueError, match=r"cls_labels_soft\.npy: expected at most 254 classes, "):
+        read("authors", authors)
+    content = {name: label[:254] for name, label in content.items()}
+    np.save(authors / "cls_labels_soft.npy", content, allow_pickle=True)
+    assert len(read("authors", authors).class_names) == 254
+
+
 def test_authors_folders_may_have_a_prefix_and_png_images(authors, write_grey):
     write_grey(authors / "rJPEGImages/000002.png", 90, mode="RGB")
     write_grey(authors / "rJPEGImages/000003.png", 90)

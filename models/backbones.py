@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "dist_token", "mask_token")
 MAX_DEPTH = 100  # more blocks than any ViT has
 VIT_MODULES = {"vision_transformer", "deit"}
+FEATURE_SEED = 0  # of a network for features without pretrained weights
 
 
 def find_weights(model_name: str) -> Path | None:
@@ -167,6 +168,8 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
 def create_feature_network(settings: SaliencyConfig) -> nn.Module:
     """Build the network of `settings.backbone` for its inner features, with `settings.weights`.
 
+    Random weights ("none") are the same in every call, and no random state outside changes.
+
     Raises:
         ValueError: no such network, one without inner features, or weights that do not fit.
         FileNotFoundError: no such weights file.
@@ -182,7 +185,9 @@ def create_feature_network(settings: SaliencyConfig) -> nn.Module:
     is_vit = is_model_in_modules(backbone.split(".")[0], VIT_MODULES)
     options = {"dynamic_img_size": True} if is_vit else {}
     try:
-        model = timm.create_model(backbone, pretrained=download, num_classes=0, **options)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+            torch.default_generator.manual_seed(FEATURE_SEED)  # torch's own seeds the GPUs too
+            model = timm.create_model(backbone, pretrained=download, num_classes=0, **options)
     except (RuntimeError, OSError) as error:
         raise _no_download("saliency.weights", backbone) from error
     if not hasattr(model, "forward_intermediates"):

@@ -117,9 +117,7 @@ def test_features_have_length_one_and_the_aspect_of_the_image(backbone):
 @pytest.mark.parametrize(("backbone", "num_parts"), [("test_vit", 2), ("test_resnet", 1)])
 def test_features_of_the_last_block_follow_those_of_the_middle_one(backbone, num_parts):
     settings, image = replace(SETTINGS, backbone=backbone), textured(60, 240)[0]
-    torch.manual_seed(0)
     middle = load_encoder(settings, 128, CPU)(image)
-    torch.manual_seed(0)
     encode = load_encoder(settings, 128, CPU, with_last=True)
     features = encode(image)
     # Stages of a CNN differ in size: of them the middle one is taken alone.
@@ -130,6 +128,17 @@ def test_features_of_the_last_block_follow_those_of_the_middle_one(backbone, num
     lengths = np.linalg.norm(features[..., -width:], axis=-1)
     np.testing.assert_allclose(lengths, 1, atol=1e-4)
     assert num_parts == 1 or np.abs(features[..., -width:] - middle).max() > 0.01
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+def test_random_features_are_the_same_in_every_call_and_leave_the_random_state(backbone):
+    settings, image = replace(SETTINGS, backbone=backbone), textured(60, 240)[0]
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = load_encoder(settings, 128, CPU)(image)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    np.testing.assert_array_equal(load_encoder(settings, 128, CPU)(image), first)
 
 
 def test_the_middle_block_is_the_half_of_all_rounded_up(monkeypatch):

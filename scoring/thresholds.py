@@ -44,20 +44,28 @@ def levelled(cam: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
     """Rescale the CAMs of one image so that each has its own threshold at 0.5.
 
     Linear below the threshold and above it; 0 and 1 stay where they are. Maps of classes with
-    different thresholds can then compete with each other and with one background score.
+    different thresholds can then compete with each other and with one background score. With equal
+    thresholds, `seed_mask` of the result at 0.5 is that of the maps at their threshold, to the
+    last bit.
 
     Args:
-        cam: (M, H, W) in [0, 1]; M may be 0.
+        cam: (M, H, W) in [0, 1], rounded to float32; M may be 0.
         thresholds: (M,) in [0, 1], as float32.
 
     Returns:
-        (M, H, W) float32 in [0, 1].
+        (M, H, W) float64 in [0, 1], right to 5e-7.
     """
     cam = cam.astype(np.float32)
     cut = np.asarray(thresholds, np.float32).reshape(-1, 1, 1)
     above = cam > cut
     side = np.where(above, 1 - cut, cut)  # 0 only where cam is at the threshold
-    return 0.5 + 0.5 * (cam - cut) / np.where(side > 0, side, 1)
+    level = 0.5 + 0.5 * (cam - cut) / np.where(side > 0, side, 1)
+    # Rounding would make ties: with the background just above a threshold, and between two values
+    # close to each other. So what is above begins one float32 later, and the rank of the value
+    # among all float32 (positive ones are ordered as their bits), less than 2**30, is added in
+    # steps too small for float32. The factor makes room for both below 1.
+    strict = level * np.float32(1 - 2**-21) + np.float32(2**-22 + 2**-24)
+    return np.where(above, strict + 2.0**-53 * cam.view(np.int32), level)
 
 
 class MapCounts:

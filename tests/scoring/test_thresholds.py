@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datasets.record import Record
 from scoring import thresholds
@@ -237,3 +239,47 @@ def test_levelled_maps_have_their_thresholds_at_a_half():
     expected = [[[0, 0.25, 0.5, 0.75, 1]], [[0, 0.25, 0.5, 0.75, 1]]]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert levelled(maps[:0], []).shape == (0, 1, 5)
+
+
+def assert_levelled_maps_agree(cam, threshold):
+    classes = np.arange(len(cam))
+    plain = seed_mask(cam, classes, threshold)
+    levels = levelled(cam, [threshold] * len(cam))
+    assert np.array_equal(seed_mask(levels, classes, 0.5), plain)
+    assert levels.min() >= 0 and levels.max() <= 1
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-45, 1e-8, 0.3, 0.5, 0.6, 0.99, 1 - 2**-24, 1.0])
+def test_levelled_maps_agree_with_one_threshold_next_to_it(threshold):
+    """Values up to 40 float32 steps away from the threshold, each paired with each."""
+    bits = np.float32(threshold).view(np.int32) + np.arange(-40, 41, dtype=np.int32)
+    near = np.clip(bits, 0, np.float32(1).view(np.int32)).view(np.float32)
+    assert_levelled_maps_agree(np.stack(np.meshgrid(near, near)), threshold)
+
+
+def test_levelled_maps_agree_with_one_threshold_everywhere():
+    """Neighbouring float32 of all sizes, in either order, at thresholds of all sizes."""
+    rng = np.random.default_rng(0)
+    highest = int(np.float32(1).view(np.int32))
+    for i in range(40):
+        threshold = rng.random() if i % 2 else 2.0 ** -rng.integers(0, 150)
+        bits = rng.integers(0, highest, (1, 40, 40), dtype=np.int32)
+        bits = bits + rng.integers(0, 2, (3, 40, 40), dtype=np.int32)
+        assert_levelled_maps_agree(bits.view(np.float32), threshold)
+
+
+FLOAT32 = st.floats(0, 1, width=32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(FLOAT32, st.lists(st.tuples(FLOAT32, FLOAT32, FLOAT32), min_size=1, max_size=5))
+def test_levelled_maps_agree_with_one_threshold_for_any_values(threshold, values):
+    assert_levelled_maps_agree(np.array(values, np.float32).T[:, None], threshold)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(FLOAT32, FLOAT32), min_size=1, max_size=4))
+def test_foreground_is_what_lies_above_the_threshold_of_a_class(pairs):
+    cam, thresholds = np.array(pairs, np.float32).T[:, :, None, None]
+    mask = seed_mask(levelled(cam, thresholds.ravel()), np.arange(len(cam)), 0.5)
+    assert (mask > 0).all() == (cam > thresholds).any()

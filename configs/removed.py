@@ -64,6 +64,7 @@ REMOVED = {
     "cam.checkpoint": "the last one, or make_cams.py --checkpoint FILE",
     "cam.tile_overlap": _CONSTANT,
     "pseudo_label.band": _CONSTANT,
+    "pseudo_label.refine": "pseudo_label.pamr_steps, with 0 for none; the CRF is gone",
     "pseudo_label.refine_steps": "pseudo_label.pamr_steps",
     "pseudo_label.max_area": _CONSTANT,
     "segmentation.weight_decay": _CONSTANT,

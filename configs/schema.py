@@ -260,10 +260,8 @@ class PseudoLabelConfig:
     """Saliency above which a pixel is a defect to agreement; 0 = Otsu's level of all maps."""
     saliency_weight: Share = 0.0
     """w of cam^(1 - w) * saliency^w; 0 = the CAM alone."""
-    refine: Literal["pamr", "crf", "none"] = "pamr"
-    """Refinement along the edges of the image: PAMR, or mean field of a CRF."""
     pamr_steps: Count = 10
-    """Iterations of PAMR; 0 = off."""
+    """Iterations of PAMR, which moves maps to the edges of the image; 0 = off."""
 
 
 @dataclass(frozen=True, config=CHECKED)

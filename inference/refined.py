@@ -9,7 +9,6 @@ import torch
 from configs import PseudoLabelConfig
 from datasets.files import Cam, read_cam, read_image, read_saliency
 from datasets.record import Record
-from models.crf import dense_crf
 from models.pamr import pamr
 from runfolder.run import Run
 from runfolder.thresholds import Place, mask_free_thresholds
@@ -24,18 +23,16 @@ def refined(
     Args:
         image: (H, W, 3) uint8 RGB.
         maps: (M, H, W) float32 in [0, 1].
-        settings: refine says how (pamr, crf, none), pamr_steps how often.
+        settings: pamr_steps says how often; 0 changes nothing.
         device: where it runs.
 
     Returns:
         (M, H, W) float32 in [0, 1].
     """
-    if settings.refine == "none":
+    if not settings.pamr_steps:
         return maps
     pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).float()
     values = torch.from_numpy(maps).to(device)
-    if settings.refine == "crf":
-        return dense_crf(pixels, values).cpu().numpy()
     return pamr(pixels, values, settings.pamr_steps).cpu().numpy()
 
 

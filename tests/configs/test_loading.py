@@ -107,7 +107,7 @@ def test_the_paper_variant_gives_the_papers_settings_to_any_data_set(base):
     assert (train.pixel_block, train.frozen_blocks, train.scale_pooling) == (0, 0, False)
     weights = ("classification", "patch", "token", "saliency", "contrast")
     assert [getattr(config.loss, name) for name in weights] == [1, 1, 1, 2, 0.2]
-    assert (config.refinement.rounds, config.pseudo_label.refine) == (0, "none")
+    assert (config.refinement.rounds, config.pseudo_label.pamr_steps) == (0, 0)
     assert config.pseudo_label.threshold_rule == "fixed"
 
 

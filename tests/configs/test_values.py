@@ -156,6 +156,12 @@ def test_removed_settings_are_refused_as_overrides_too(empty_toml):
         configs.load(empty_toml, overrides)
 
 
+def test_a_removed_refinement_names_the_setting_that_switches_the_other_off(empty_toml):
+    expected = r"pseudo_label\.refine \(pseudo_label\.pamr_steps, with 0 for none; "
+    with pytest.raises(ValueError, match=expected):
+        configs.load(empty_toml, ["pseudo_label.refine=crf"])
+
+
 @pytest.mark.parametrize("key", REMOVED)
 def test_every_removed_setting_is_refused_and_its_replacement_exists(empty_toml, key):
     with pytest.raises(ValueError, match=rf"got 1 of an earlier one: {re.escape(key)} \("):

@@ -11,7 +11,6 @@ from datasets.files import Cam, read_cam, read_saliency, write_cam, write_image,
 from datasets.record import Record
 from datasets.sources import Data
 from inference.refined import RefinedCams, read_cam_of, refined
-from models.crf import dense_crf
 from models.pamr import pamr
 from runfolder.run import Run
 
@@ -53,22 +52,21 @@ def test_maps_are_refined_as_the_setting_says():
     image, maps = pixels_and_maps()
     pixels, values = torch.from_numpy(image).permute(2, 0, 1).float(), torch.from_numpy(maps)
     by_pamr = refined(image, maps, PseudoLabelConfig(pamr_steps=2), CPU)
-    by_crf = refined(image, maps, PseudoLabelConfig(refine="crf"), CPU)
     np.testing.assert_array_equal(by_pamr, pamr(pixels, values, 2).numpy())
-    np.testing.assert_array_equal(by_crf, dense_crf(pixels, values).numpy())
-    assert by_pamr.dtype == by_crf.dtype == np.float32
-    for off in ({"refine": "none"}, {"pamr_steps": 0}):
-        np.testing.assert_array_equal(refined(image, maps, PseudoLabelConfig(**off), CPU), maps)
+    assert by_pamr.dtype == np.float32
+    off = PseudoLabelConfig(pamr_steps=0)
+    np.testing.assert_array_equal(refined(image, maps, off, CPU), maps)
 
 
-@pytest.mark.parametrize("method", ["pamr", "crf", "none"])
-def test_no_map_stays_no_map(method):
+@pytest.mark.parametrize("steps", [0, 1])
+def test_no_map_stays_no_map(steps):
     image, maps = pixels_and_maps()
-    assert refined(image, maps[:0], PseudoLabelConfig(refine=method), CPU).shape == (0, *SIZE)
+    none = refined(image, maps[:0], PseudoLabelConfig(pamr_steps=steps), CPU)
+    assert none.shape == (0, *SIZE)
 
 
 def test_maps_are_the_cams_of_the_chosen_type(tmp_path):
-    run = run_of(tmp_path, cam_type="patchcam", refine="none")
+    run = run_of(tmp_path, cam_type="patchcam", pamr_steps=0)
     cams = RefinedCams(run, CPU, with_saliency=True)
     assert cams.cam_dir == tmp_path / "cams/patchcam/given"
     assert cams.place == ("patchcam", "refined")  # weighted by nothing
@@ -78,7 +76,7 @@ def test_maps_are_the_cams_of_the_chosen_type(tmp_path):
 
 
 def test_saliency_weighs_the_maps_only_where_asked(tmp_path):
-    run = run_of(tmp_path, refine="none", saliency_weight=0.25)
+    run = run_of(tmp_path, pamr_steps=0, saliency_weight=0.25)
     weighed = RefinedCams(run, CPU, with_saliency=True)
     alone = RefinedCams(run, CPU, with_saliency=False)
     assert (weighed.place.maps, alone.place.maps) == ("refined_with_saliency", "refined")
@@ -125,7 +123,7 @@ def test_cams_of_other_classes_are_refused(tmp_path):
 
 
 def test_thresholds_lie_between_the_two_values_of_the_maps(tmp_path):
-    run = run_of(tmp_path, refine="none")
+    run = run_of(tmp_path, pamr_steps=0)
     cams = RefinedCams(run, CPU, with_saliency=False)
     half = np.zeros(SIZE, np.float32)
     half[:, 7:] = 0.75
@@ -140,7 +138,7 @@ def test_thresholds_lie_between_the_two_values_of_the_maps(tmp_path):
 
 
 def test_maps_of_one_value_give_no_threshold_and_name_their_folder(tmp_path):
-    run = run_of(tmp_path, refine="none")
+    run = run_of(tmp_path, pamr_steps=0)
     cams = RefinedCams(run, CPU, with_saliency=False)
     for name, classes in LABELS.items():
         maps = np.full((len(classes), *SIZE), 0.5, np.float32)

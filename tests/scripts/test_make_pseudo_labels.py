@@ -58,7 +58,7 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(cam_run, caps
     assert picture.mode == "P"
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
     settings = {"cam_type": "fused", "threshold_rule": "fixed", "threshold": 0.5}
-    settings |= {"salient_from": 0.0, "saliency_weight": 0.0, "refine": "pamr", "pamr_steps": 0}
+    settings |= {"salient_from": 0.0, "saliency_weight": 0.0, "pamr_steps": 0}
     assert cam_run.meta() == {"settings": settings, "made_from": {"thresholds": [0.5] * 3}}
 
     printed = capsys.readouterr().out
@@ -106,18 +106,6 @@ def test_refinement_moves_the_border_to_the_edge_of_the_image(cam_run):
 
     rows = (cam_run.mask("a") == 1).any(axis=1)
     assert rows.tolist() == [True, True, True, False, False, False]
-
-
-def test_the_crf_is_an_option(cam_run):
-    picture = np.zeros((*cam_run.size, 3), np.uint8)
-    picture[:3] = 200
-    write_image(cam_run.image_path("a"), picture)
-
-    cam_run.make_fixed(0.3, "pseudo_label.refine=crf")
-
-    rows = (cam_run.mask("a") == 1).any(axis=1)
-    assert rows.tolist()[3:] == [False, False, False]
-    assert rows[0]
 
 
 def test_labelled_images_that_lost_their_foreground_are_counted_and_named(cam_run, capsys):

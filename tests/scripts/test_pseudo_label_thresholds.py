@@ -112,7 +112,7 @@ def test_kept_thresholds_are_taken_until_settings_or_maps_change(cam_run):
         return thresholds_of(cam_run)
 
     assert made_again() == [0.25] * 3
-    assert made_again("pseudo_label.refine=none") == pytest.approx([0.5] * 3)
+    assert made_again("pseudo_label.threshold=0.3") == pytest.approx([0.5] * 3)
     write_meta(folder, CamMeta("fused", "given", {}, "checkpoint.pt", {"epoch": 2}))
     assert made_again() == pytest.approx([0.5] * 3)
 

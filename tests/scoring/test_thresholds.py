@@ -249,7 +249,9 @@ def assert_levelled_maps_agree(cam, threshold):
     assert levels.min() >= 0 and levels.max() <= 1
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1e-45, 1e-8, 0.3, 0.5, 0.6, 0.99, 1 - 2**-24, 1.0])
+@pytest.mark.parametrize(
+    "threshold", [0.0, -0.0, 1e-45, 1e-8, 0.3, 0.5, 0.6, 0.99, 1 - 2**-24, 1.0]
+)
 def test_levelled_maps_agree_with_one_threshold_next_to_it(threshold):
     """Values up to 40 float32 steps away from the threshold, each paired with each."""
     bits = np.float32(threshold).view(np.int32) + np.arange(-40, 41, dtype=np.int32)

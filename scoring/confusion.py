@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.record import BACKGROUND, IGNORE
+from datasets.record import BACKGROUND, IGNORE, check_num_classes
 from scoring.thresholds import levelled, seed_mask
 
 GRID = tuple(i / 100 for i in range(101))  # thresholds of the sweep
@@ -38,6 +38,7 @@ class ConfusionMatrix:
     """Pixel counts, (K + 1, K + 1) int64 in `counts`: rows truth, columns prediction."""
 
     def __init__(self, num_classes: int, counts: np.ndarray | None = None) -> None:
+        check_num_classes(num_classes, "confusion matrix")
         shape = (num_classes + 1, num_classes + 1)
         self.counts = np.zeros(shape, np.int64) if counts is None else counts
 
@@ -98,6 +99,7 @@ class ThresholdSweep:
     """
 
     def __init__(self, thresholds: Iterable[float], num_classes: int) -> None:
+        check_num_classes(num_classes, "threshold sweep")
         self.thresholds = tuple(sorted(set(thresholds)))
         self._levels = np.array(self.thresholds, np.float32)
         shape = (num_classes + 1, num_classes, len(self.thresholds) + 1)

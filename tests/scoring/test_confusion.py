@@ -75,6 +75,24 @@ def test_sizes_and_classes_are_checked():
         sweep.update(TRUTH, np.full((1, 2, 3), np.nan, np.float32), [0])
 
 
+@pytest.mark.parametrize("make", [ConfusionMatrix, lambda k: LevelledSeeds([0.5] * k)])
+def test_masks_of_more_than_254_classes_are_refused(make):
+    counter = make(254)
+    truth = np.full((1, 2), 254, np.uint8)
+    ConfusionMatrix.update(counter, truth, truth)
+    assert counter.counts[254, 254] == 2
+    with pytest.raises(ValueError, match="confusion matrix: expected at most 254 .* got 255"):
+        make(255)
+
+
+def test_sweeps_of_more_than_254_classes_are_refused():
+    sweep = ThresholdSweep([0.5], 254)
+    sweep.update(np.full((1, 2), 254, np.uint8), np.ones((1, 1, 2), np.float32), [253])
+    assert sweep.confusion(0.5).counts[254, 254] == 2
+    with pytest.raises(ValueError, match="threshold sweep: expected at most 254 .* got 255"):
+        ThresholdSweep([0.5], 255)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 13), st.integers(1, 9), st.integers(0, 3))
 def test_threshold_sweep_equals_single_threshold_runs(seed, height, width, num_maps):

@@ -15,13 +15,15 @@ in defect-free images. Map values above the threshold are foreground. How the th
 is part of every result:
 
   fixed      pseudo_label.threshold of the config
-  auto       found without masks, on the maps of the training split (Otsu's method)
+  auto       found without masks, on the maps that were trained on (Otsu's method)
   class      of CAMs: the same, one for each class; classes then compete by their rescaled maps
-  agreement  of CAMs: for each class the one whose seeds agree best with the saliency maps of the
-             training split (IoU, mean over images)
+  agreement  of CAMs: for each class the one whose seeds agree best with the saliency maps of what
+             was trained on (IoU, mean over images)
   oracle     the best of a sweep on the very masks that are scored: an upper bound, not a result
 
-Thresholds of CAMs that were found without masks are kept in thresholds.json of the run.
+Thresholds of CAMs that were found without masks are kept in thresholds.json of the run. Labels are
+given, predicted, or learnt: predicted for images whose own labels took part in the training. Where
+data.develop_list names the images that settings were chosen on, that of the others stands apart.
 """
 
 import argparse
@@ -29,19 +31,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs import Config
 from configs.command_line import run_stage, stage_parser
 from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
-from datasets.record import Record
 from runfolder.results import append_results, origin, results_table, write_results_csv
-from runfolder.run import KINDS, MaskMeta, Run, SaliencyMeta, open_run, read_meta
+from runfolder.run import KINDS, Run, open_run
+from runfolder.scored import Asked, Scored, scored_of
 from runfolder.scores import (
     PER_CLASS,
     RULES,
     default_rules,
     judge_cams,
+    judge_masks,
     judge_saliency,
-    maps_of,
 )
 from scoring.detailed import ROUNDS
 from scoring.lines import (
@@ -54,12 +55,13 @@ from scoring.lines import (
     saliency_row,
     score_lines,
 )
-from scoring.passes import count_details, count_masks
+from scoring.passes import count_details
 from scoring.released import score_released
 
 WITH_THRESHOLD = ("saliency", "cam")
 # Only with --kind.
-RUN_FLAGS = ("split", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")
+RUN_FLAGS = ("split", "part", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")
+RUN_FLAGS += ("bound",)
 RELEASED_FLAGS = ("list", "gt_dir", "sal_dir", "logfile", "comment", "type", "t", "num_classes")
 RELEASED_FLAGS += ("start", "end")  # only with --predict_dir
 
@@ -88,108 +90,60 @@ def score_run(run: Run, args: argparse.Namespace) -> None:
     """Score one kind of map of a run, print the table and append to results.jsonl."""
     kind, config = args.kind, run.config
     split = args.split or ("train" if kind == "pseudo_label" else config.data.eval_split)
-    records = scored_records(run, kind, split)
-    if not records:
+    cam_type = args.cam_type or config.pseudo_label.cam_type
+    labels = args.labels or ("predicted" if kind == "segmentation" else "given")
+    asked = Asked(kind, split, args.part or "all", cam_type, labels, bool(args.bound))
+    scored = scored_of(run, asked)
+    if scored is None:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
         # So that --table can tell "no masks" from "not scored yet".
         append_results(run.results_path, [])
         return
 
-    # The files: where they lie, and whose labels they show.
-    cam_type = args.cam_type or config.pseudo_label.cam_type
-    labels = args.labels or ("predicted" if kind == "segmentation" else "given")
-    if kind == "cam":
-        run.read_cam_meta(cam_type, labels)
-    elif kind != "saliency":
-        read_meta(run.maps_dir(kind), MaskMeta)  # refuses those of a stopped call
-    folder = run.maps_dir(kind, cam_type, labels)
-    paths = maps_of(folder, kind, records)
-
     # The counts: masks as they are, maps at every threshold.
     rules, histogram = args.threshold_rule or default_rules(run, kind), None
     if kind == "cam":
-        judged, sweep = judge_cams(run, (cam_type, labels), rules, records, paths)
+        judged, sweep = judge_cams(run, (cam_type, labels), rules, scored.parts)
     elif kind == "saliency":
-        judged, sweep, histogram = judge_saliency(run, rules, records, paths)
+        judged, sweep, histogram = judge_saliency(run, rules, scored.parts)
     else:
-        judged = [Judged("none", None, count_masks(records, paths, run.num_classes).scores())]
+        judged = judge_masks(run, scored.parts)
     if args.curve:
         print_curve(sweep)
 
     # The table.
     class_names = run.data.class_names
     names = ("background", *class_names)
-    print(f"{kind}, {split}, {len(records)} images, labels {labels}: {folder}")
+    images = f"{len(scored.records)} images, labels {scored.about['labels']}"
+    print(f"{kind}, {split}, {images}: {run.maps_dir(kind, cam_type, labels)}")
     lines = score_lines(judged, names)
     lines += [] if histogram is None else saliency_lines(histogram, judged, class_names)
     print_lines(lines)
-    details: dict[str, Any] = {}
-    if args.detailed:
-        counted = count_details(records, paths, run.num_classes, judged[0].threshold)
-        scores = counted.scores(args.bootstrap or ROUNDS)
-        if labels == "given":
-            scores["false_alarms"] = None  # given to be defect-free, such an image is left empty
-        rule = f", threshold {judged[0].rule}" if judged[0].threshold is not None else ""
-        print(f"in detail{rule}:")
-        print_lines(detailed_lines(scores, class_names))
-        details = {"detailed": scores}
+    details = _details(run, scored, judged[0], args.bootstrap) if args.detailed else {}
 
     # The rows of results.jsonl.
-    about = {"kind": kind, "split": split, "images": len(records), "labels": labels}
-    about |= {"cam_type": cam_type} if kind == "cam" else {}
-    about |= {"masks_used": config.refinement.masks} if config.refinement.masks else {}
     rows = [result_row(one, names) for one in judged]
     if histogram is not None:
         rows = [row | saliency_row(histogram, row["threshold"], class_names) for row in rows]
     rows[0] |= details
-    append_results(run.results_path, [{**about, **row, **origin(run)} for row in rows])
+    append_results(run.results_path, [{**scored.about, **row, **origin(run)} for row in rows])
 
 
-def scored_records(run: Run, kind: str, split: str) -> list[Record]:
-    """Return the images of a split that have a mask and may be scored; says which may not.
-
-    Raises:
-        ValueError: no image with a defect has a mask.
-    """
-    records = run.data.split(split)
-    unfair = _unfair(run, kind)
-    scored = [r for r in records if r.mask is not None and r.name not in unfair]
-    if learnt_from := sum(record.name in unfair for record in records):
-        print(f"{learnt_from} images that the saliency maps were learnt from are not scored.")
-    if scored:
-        _refuse_missing_masks(records, split, run.config)
-        unscored = [record.name for record in records if record.mask is None]
-        if unscored:
-            print(f"{len(unscored)} images have no mask, not scored: {', '.join(unscored[:5])}.")
-    return scored
-
-
-def _refuse_missing_masks(records: Sequence[Record], split: str, config: Config) -> None:
-    """Check that some image with a defect has a mask: all background would score 100 else."""
-    defective = [record for record in records if record.classes]
-    if not defective or any(record.mask for record in defective):
-        return
-    root = config.data.root
-    places = {"folder": f"below {root}/masks", "csv": f"in the column mask of {config.data.table}"}
-    where = places.get(config.data.source, f"below {root}, where docs/datasets.md says")
-    raise ValueError(
-        f"{config.data.source}, {split}: expected masks of images with a defect, got none of "
-        f"{len(defective)}: {', '.join(record.name for record in defective[:5])}. "
-        f"Add masks {where}, or correct their names."
+def _details(run: Run, scored: Scored, judged: Judged, rounds: int | None) -> dict[str, Any]:
+    """Print the scores of --detailed at the first threshold, and return them as part of its row."""
+    is_given = scored.about["labels"] == "given"
+    kind, empties = scored.about["kind"], run.config.saliency.empty_defect_free
+    see_labels = is_given and (kind == "cam" or kind == "saliency" and empties)
+    counted = count_details(
+        scored.records, scored.paths, run.num_classes, judged.threshold, see_labels
     )
-
-
-def _unfair(run: Run, kind: str) -> set[str]:
-    """Return images it would be unfair to score.
-
-    Those whose pixel masks the saliency was made with; and defect-free images that a generator
-    learnt from, where false alarms are to be counted.
-    """
-    meta = read_meta(run.saliency_dir, SaliencyMeta)
-    if meta is None:
-        return set()
-    counts_alarms = kind == "saliency" and not run.config.saliency.empty_defect_free
-    return {*meta.masked, *(meta.seen_defect_free if counts_alarms else ())}
+    scores = counted.scores(rounds or ROUNDS)
+    if is_given:
+        scores["false_alarms"] = None  # given to be defect-free, such an image is left empty
+    rule = f", threshold {judged.rule}" if judged.threshold is not None else ""
+    print(f"in detail{rule}:")
+    print_lines(detailed_lines(scores, run.data.class_names))
+    return {"detailed": scores}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,6 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("with --kind").add_argument
     splits = "(default: data.eval_split; pseudo_label: train)"
     add("--split", choices=SPLITS, help=f"images to score {splits}")
+    parts = "images that settings are chosen on, or the others, by data.develop_list (default: all)"
+    add("--part", choices=("develop", "report"), help=parts)
+    bound = "score images whose masks were used too: an upper bound, not a result"
+    add("--bound", action="store_true", default=None, help=bound)
     add("--labels", choices=LABEL_ORIGINS, help="CAMs of which image labels (default: given)")
     add("--cam-type", choices=CAM_TYPES, help="CAMs of which type (default: pseudo_label.cam_type)")
     rules = "how thresholds are chosen (default: as the config says, of CAMs agreement, auto, "

@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings=dataclasses.asdict(cam),
             checkpoint=checkpoint.path.name,
             progress=checkpoint["progress"],
+            masked=checkpoint.get("masked", []),
         )
         write_meta(folder, meta)
     written = ", ".join(f"{cam_type}/{labels}" for cam_type, labels in folders)

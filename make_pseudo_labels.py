@@ -5,12 +5,12 @@ the saliency map (pseudo_label.saliency_weight), refined along the edges of the 
 Writes pseudo_labels/<name>.png (mask values, VOC palette; 255 where a map is too close to the
 threshold to tell, or where the image's label says that the mask is wrong) and, once all are
 written, pseudo_labels/meta.json. A stopped call goes on where it was when it is given again.
-Thresholds come from the refined maps of the training split, without a mask, and are kept in
-thresholds.json. By pseudo_label.threshold_rule they are, for each class, the one whose seeds agree
-best with the saliency maps ("agreement") or the one that splits its values best ("class", Otsu's
-method); that of all classes together ("auto"); or pseudo_label.threshold ("fixed"). Where CAMs are
-weighted by saliency, the thresholds of the CAMs alone (agreement) are found too, for new images,
-which have no saliency map.
+Thresholds come from the refined maps of `fit`, without a mask, and are kept in thresholds.json. By
+pseudo_label.threshold_rule they are, for each class, the one whose seeds agree best with the
+saliency maps ("agreement") or the one that splits its values best ("class", Otsu's method); that of
+all classes together ("auto"); or pseudo_label.threshold ("fixed"). Where CAMs are weighted by
+saliency, the thresholds of the CAMs alone (agreement) are found too, for new images, which have no
+saliency map.
 """
 
 import dataclasses
@@ -30,7 +30,16 @@ from datasets.record import BACKGROUND, IGNORE, Record
 from inference.refined import RefinedCams
 from models.device import select_device
 from pipeline import next_step
-from runfolder.run import MaskMeta, Run, begin_folder, open_run, write_meta
+from runfolder.run import (
+    MaskMeta,
+    Run,
+    SaliencyMeta,
+    begin_folder,
+    masked_in,
+    open_run,
+    read_meta,
+    write_meta,
+)
 from runfolder.thresholds import rule_for_new_images
 from scoring.thresholds import levelled, seed_mask
 
@@ -80,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(args.device)
 
     # The CAMs.
-    run.read_cam_meta(settings.cam_type, "given")
+    cam_meta = run.read_cam_meta(settings.cam_type, "given")
+    masked = masked_in(cam_meta, read_meta(run.saliency_dir, SaliencyMeta))
     cams = RefinedCams(run, device, with_saliency=True)
     splits = args.split or default_splits(run, cams.cam_dir)
     made_by = ("the CAMs with given labels", "make_cams.py with given among cam.labels")
@@ -97,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         RefinedCams(run, device, with_saliency=False).thresholds(rule_for_new_images(run))
 
     # The masks.
-    meta = MaskMeta(dataclasses.asdict(settings), {"thresholds": thresholds})
+    meta = MaskMeta(dataclasses.asdict(settings), {"thresholds": thresholds}, masked)
     since = begin(run.pseudo_label_dir / "begun.json", dataclasses.asdict(meta))
     for split in splits:
         records, summary = run.data.split(split), Summary()

@@ -16,7 +16,15 @@ from datasets.files import read_image, write_saliency
 from datasets.record import Record
 from models.device import select_device
 from pipeline import next_step
-from runfolder.run import Run, SaliencyMeta, begin_folder, open_run, write_meta
+from runfolder.run import (
+    Run,
+    SaliencyMeta,
+    begin_folder,
+    masked_in,
+    open_run,
+    read_meta,
+    write_meta,
+)
 from saliency import learned
 from saliency.generator import Prepared
 from saliency.table import make_generator
@@ -28,9 +36,9 @@ saliency.generator says how: contrast (whether a class is dark or bright is lear
 feature (patches that differ from the rest of their image), normal (patches that no defect-free
 image has), variation (what varies within images of a class and not within defect-free ones),
 external (your own maps), auto (normal and variation where there are defect-free images, else
-contrast). What is learnt comes from the training split; maps are written
-for it and for data.eval_split. With --refine N a small network learns from these maps what is alike
-in all of them, N times over. --device is for networks."""
+contrast). What is learnt comes from the training images outside the validation part; maps are
+written for both and for data.eval_split. With --refine N a small network learns from these maps
+what is alike in all of them, N times over. --device is for networks."""
 EPILOG = """\
 examples:
   python make_saliency.py
@@ -50,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = args.split or data.default_splits(config.data.eval_split)
     records = data.records(splits)
     device = select_device(args.device)
+    external = config.saliency.generator == "external"
+    brought = read_meta(Path(config.saliency.folder), SaliencyMeta) if external else None
 
     # The generator, then the rounds of learned refinement: each is a generator of its own.
     generator = make_generator(config.saliency, data, records, device)
@@ -66,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings=dataclasses.asdict(config.saliency),
         refinement=dataclasses.asdict(config.refinement),
         splits=list(splits),
-        masked=facts.pop("masked", []),
-        seen_defect_free=facts.pop("seen_defect_free", []),
+        masked=sorted({*facts.pop("masked", []), *masked_in(brought)}),
+        seen_defect_free=facts.pop("seen_defect_free", brought.seen_defect_free if brought else []),
         learnt=facts,
     )
     write_meta(run.saliency_dir, meta)

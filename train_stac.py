@@ -45,7 +45,7 @@ from runfolder.checkpoint import (
     save_weights,
     training_state,
 )
-from runfolder.run import Run, SaliencyMeta, open_run, read_meta
+from runfolder.run import Run, SaliencyMeta, masked_in, open_run, read_meta
 from runfolder.training_log import TrainingLog
 
 LR_BATCH = 512  # train.lr is the rate of a batch of this size
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(train.seed)
     model = build_stac(train, run.num_classes, train.pretrained).to(device)
     mean, std = normalisation(train.backbone)
+    maps_meta = read_meta(run.saliency_dir, SaliencyMeta)  # refuses maps of a stopped call
     fit_data, val_data = _datasets(run, model, mean, std)
 
     # Schedule and optimizer.
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, "stac/checkpoint.pt")
         state = restore_training(checkpoint, model, optimizer, scaler)
     facts = {"config": to_dict(config), "class_names": list(run.data.class_names)}
-    facts |= {"mean": list(mean), "std": list(std)}
+    facts |= {"mean": list(mean), "std": list(std), "masked": masked_in(maps_meta)}
     grid = "x".join(map(str, model.encoder.grid_size))
     print(
         f"{len(fit_data)} training and {len(val_data)} validation images, {grid} patches, "
@@ -164,7 +165,6 @@ def _datasets(
 ) -> tuple[ImageMapDataset, ImageMapDataset]:
     """Return the images that are trained on, and those held out, with their saliency maps."""
     train = run.config.train
-    read_meta(run.saliency_dir, SaliencyMeta)  # refuses maps of a stopped call
     size = whole_patches(train.image_size, model.encoder.patch_size)
     datasets = []
     for records, transform in (

@@ -45,7 +45,15 @@ class DataConfig:
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train that is held out for validation."""
     seed: Count = 0
-    """Draws the validation part, the sample, and the test split of mvtec, folder and csv."""
+    """Draws the validation part, the sample, and the test split of mtd, mvtec, folder and csv."""
+    group: str = "auto"
+    """Pictures of one part, or copies of one picture, which no draw divides: auto (found in the
+    images), none, or a regular expression whose groups in a name name them."""
+    clean_test: bool = False
+    """Train only on groups of pictures that the test split does not show."""
+    develop_list: str = ""
+    """Text file with the training images, one name a line, that settings may be chosen on; results
+    name those of the others apart."""
     limit: Count = 0
     """Keep only this many images per split; 0 = all."""
     workers: Count = 0
@@ -57,8 +65,8 @@ class DataConfig:
     test_share: BelowOne = 0.3
     """Test share of a release without an official split; 0 = all of it is train."""
     train_list: str = ""
-    """mtd, authors: text file with one name a line; voc: that, or a list of its ImageSets such as
-    train_aug. Empty = the split of the reader."""
+    """neu_seg, mtd, authors: text file with one name a line; voc: that, or a list of its ImageSets
+    such as train_aug. Empty = the split of the reader."""
     test_list: str = ""
     """As data.train_list, of the test split."""
     table: str = ""

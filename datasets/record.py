@@ -24,6 +24,8 @@ class Record:
             no pixel is one: a defect-free image without a mask file names itself as mask.
         mask_names: class names by which `mask`, if it is an annotation file (.json), calls what it
             outlines (datasets.outlines); empty for pictures.
+        group: pictures of one part, or copies of one picture, share it, and no draw divides it
+            (datasets.groups); empty means the image is a group of its own, which takes its name.
     """
 
     name: str
@@ -32,8 +34,11 @@ class Record:
     mask: Path | None = None
     mask_level: int | None = None
     mask_names: tuple[str, ...] = ()
+    group: str = ""
 
     def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.name)
         if list(self.classes) != sorted(set(self.classes)):
             raise ValueError(f"{self.name}: expected ascending classes, got {self.classes}.")
         if self.mask_level == NO_DEFECT and self.classes:

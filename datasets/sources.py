@@ -2,17 +2,18 @@
 
 A release is read where it was unpacked; nothing is converted. A split whose folder is missing is
 not offered. `val` is drawn from `train` by a seeded rule and `fit` is the rest of `train`; where
-the user's own files name a `val`, `fit` is all of `train`.
+the user's own files name a `val`, `fit` is all of `train`. No draw divides a group of pictures that
+show the same thing.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs import DataConfig
+from datasets.groups import with_groups
 from datasets.layouts.authors import read_authors
-from datasets.layouts.common import Layout, Splits, find_file
+from datasets.layouts.common import UNDIVIDED, Layout, Splits, find_file
 from datasets.layouts.dagm import read_dagm
 from datasets.layouts.folder import read_folder
 from datasets.layouts.mtd import read_mtd
@@ -22,16 +23,25 @@ from datasets.layouts.sample import read_sample
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
 from datasets.outlines import read_coco
-from datasets.record import Record, spread
+from datasets.record import Record, check_num_classes, spread
 from datasets.sample import write_sample
+from datasets.splits import draw, single_groups
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its K class names and the records of each split it offers."""
+    """A data set: its K class names and the records of each split it offers.
+
+    Attributes:
+        class_names: K.
+        splits: train, fit, val and, where there is one, test.
+        develop: names of images that settings may be chosen on, with their masks; results on the
+            others are reported. Empty where no list says so.
+    """
 
     class_names: tuple[str, ...]
     splits: dict[str, tuple[Record, ...]]
+    develop: frozenset[str] = frozenset()
 
     def split(self, name: str) -> tuple[Record, ...]:
         """Return the records of train, fit, val or test.
@@ -73,7 +83,7 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
         settings: data section of a config.
         labels_path: `labels.csv` of the run. Sources whose release has no image labels
             (NEU-Seg) take them from the masks once and keep them there; with that file
-            in place no mask is opened any more.
+            in place no mask is opened any more. groups.csv lies beside it.
 
     Raises:
         FileNotFoundError: the folder is not there or holds no image of the layout.
@@ -88,42 +98,123 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
             "Set data.root to where it was unpacked."
         )
     class_names, splits = _read_layout(root, settings, labels_path)
+    check_num_classes(len(class_names), root)
     _refuse_repeated_names(splits)
     if settings.annotations:
         splits = _annotate(splits, find_file(settings.annotations, root), class_names)
+
+    # Groups, and the splits that the release lacks.
+    records = [record for of_split in splits.values() for record in of_split]
+    grouped = {r.name: r for r in with_groups(records, settings.group, _cache_path(labels_path))}
+    splits = {name: tuple(grouped[r.name] for r in rs) for name, rs in splits.items()}
+    if UNDIVIDED in splits:
+        splits = _divide(splits, settings.test_share, settings.seed)
+    if settings.clean_test:
+        splits = _without_shown(splits)
     if settings.limit:
         splits = {name: tuple(spread(records, settings.limit)) for name, records in splits.items()}
+    develop = _read_develop(settings.develop_list, splits)
     if "val" in splits:
-        return Data(class_names, {"fit": splits["train"], **splits})
+        return Data(class_names, {"fit": splits["train"], **splits}, develop)
     fit, val = _hold_out(splits["train"], settings.val_fraction, settings.seed)
-    return Data(class_names, {"train": splits["train"], "fit": fit, "val": val, **splits})
+    splits = {"train": splits["train"], "fit": fit, "val": val, **splits}
+    return Data(class_names, splits, develop)
+
+
+def warnings(data: Data) -> list[str]:
+    """Return what the draws could not do: a line for each class with one group of pictures."""
+    return [
+        f"{name}: all its training images are one group of pictures, so it is in fit alone"
+        for name in single_groups(data.split("train"), data.class_names)
+    ]
+
+
+def _cache_path(labels_path: Path) -> Path:
+    return labels_path.with_name("groups.csv")
 
 
 def _read_layout(root: Path, settings: DataConfig, labels_path: Path) -> Layout:
     lists = {"train": settings.train_list, "test": settings.test_list}
-    share, seed = settings.test_share, settings.seed
     match settings.source:
         case "sample":
             return read_sample(root)
         case "neu_seg":
-            return read_neu_seg(root, labels_path)
+            return read_neu_seg(root, labels_path, lists)
         case "mtd":
-            return read_mtd(root, share, lists)
+            return read_mtd(root, lists)
         case "dagm":
             return read_dagm(root, settings.classes)
         case "mvtec":
-            return read_mvtec(root, share, seed, settings.defect_types)
+            return read_mvtec(root, settings.defect_types)
         case "voc":
             return read_voc(root, lists)
         case "authors":
             return read_authors(root, lists, settings.table, settings.classes, settings.prefix)
         case "folder":
-            return read_folder(root, share, seed, settings.mask_level)
+            return read_folder(root, settings.mask_level)
         case "csv":
-            return read_table(
-                root, settings.table, share, seed, settings.classes, settings.mask_level
-            )
+            return read_table(root, settings.table, settings.classes, settings.mask_level)
     raise ValueError(f"data.source: expected a reader, got {settings.source!r}.")
+
+
+def _divide(splits: Splits, share: float, seed: int) -> Splits:
+    """Draw a share of what is undivided into test; all is train with share 0, or in one group.
+
+    A group that reaches into the release's own train is all train.
+    """
+    train, test = splits.get("train", ()), splits.get("test", ())
+    rest, drawn = draw(splits[UNDIVIDED], share, seed)
+    shown = {record.group for record in (*train, *rest)}
+    test = (*drawn, *test)
+    train = (*train, *rest, *(r for r in test if r.group in shown or not share))
+    kept = {record.name for record in train}
+    test = tuple(record for record in test if record.name not in kept)
+    return {"train": train, "test": test} if test else {"train": train}
+
+
+def _without_shown(splits: Splits) -> Splits:
+    """Leave out of train what test shows.
+
+    Raises:
+        ValueError: there is no test split, or nothing is left.
+    """
+    if "test" not in splits:
+        raise ValueError(
+            "data.clean_test: expected a test split, found none. Add its images, or give "
+            "data.train_list, as configs/splits/ has one of NEU-Seg."
+        )
+    shown = {record.group for record in splits["test"]}
+    train = tuple(record for record in splits["train"] if record.group not in shown)
+    if not train:
+        raise ValueError(
+            f"data.clean_test: expected training images that test does not show, got none of "
+            f"{len(splits['train'])}. Check data.group."
+        )
+    return {**splits, "train": train}
+
+
+def _read_develop(given: str, splits: Splits) -> frozenset[str]:
+    """Return the names of a list that are in train.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: none of its names is in train.
+    """
+    if not given:
+        return frozenset()
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected a list file with one name a line. Correct data.develop_list."
+        )
+    names = frozenset(path.read_text(encoding="utf-8").split())
+    develop = names & {record.name for record in splits["train"]}
+    if not develop:
+        raise ValueError(
+            f"{path}: expected names of training images, got none among {len(names)}. Correct "
+            "data.develop_list, or set it to ''."
+        )
+    return develop
 
 
 def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:
@@ -164,13 +255,13 @@ def _refuse_repeated_names(splits: Splits) -> None:
 def _hold_out(
     records: Sequence[Record], fraction: float, seed: int
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Divide records into (rest, drawn), at least one each, in their own order."""
-    if len(records) < 2:
+    """Divide records into (rest, drawn), at least one group each, in their own order."""
+    rest, drawn = draw(records, fraction, seed)
+    if not drawn:
+        groups = len({record.group for record in records})
         raise ValueError(
-            f"train: expected at least 2 images, one of them for validation, got {len(records)}. "
-            "Check data.root, data.limit and data.test_share."
+            f"train: expected two groups of images or more of some class, one of them for "
+            f"validation, got {len(records)} images in {groups} groups. Check data.root, "
+            "data.limit, data.group and data.test_share."
         )
-    count = min(max(1, round(fraction * len(records))), len(records) - 1)
-    drawn = set(random.Random(seed).sample(range(len(records)), count))
-    rest = tuple(r for i, r in enumerate(records) if i not in drawn)
-    return rest, tuple(records[i] for i in sorted(drawn))
+    return rest, drawn

@@ -28,8 +28,8 @@ def run_in(folder: Path) -> Run:
         if path.is_file():
             return Run(folder, load_checkpoint(path, made_by).config)
     raise FileNotFoundError(
-        f"{folder}: expected a run folder with config.toml, segmentation/best.pt or "
-        "stac/checkpoint.pt, found none of them. Train first (run_STAC.sh), or correct --run."
+        f"{folder}: expected a run folder with config.toml, segmentation/checkpoint.pt "
+        "or stac/checkpoint.pt, found none of them. Train first (run_STAC.sh), or correct --run."
     )
 
 
@@ -63,7 +63,8 @@ def load_trained(run: Run) -> Trained:
     trained = Trained(*checkpoints)
     if not any(checkpoints):
         raise FileNotFoundError(
-            f"{run.folder}: expected segmentation/best.pt or stac/checkpoint.pt, found neither. "
+            f"{run.folder}: expected segmentation/checkpoint.pt or stac/checkpoint.pt, found "
+            "neither. "
             "Train first (run_STAC.sh), or correct --run."
         )
     if all(checkpoints) and trained.localiser["class_names"] != trained.class_names:

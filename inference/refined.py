@@ -87,19 +87,19 @@ class RefinedCams:
         return files + [self.run.saliency_dir / f"{record.name}.png"] * bool(weighed)
 
     def thresholds(self, rule: str) -> list[float]:
-        """Return K thresholds by a rule, found without masks in maps of the training split.
+        """Return K thresholds by a rule, found without masks in the maps of `fit`.
 
         Raises:
             ValueError: the maps hold no two different values.
         """
-        train = self.run.data.split("train")
+        fit = self.run.data.split("fit")
         num_classes = self.run.num_classes
 
         def read(record: Record) -> tuple[np.ndarray, Sequence[int]]:
             return self.maps(record), record.classes
 
         def count():
-            records = counted_images(train, num_classes, rule)
+            records = counted_images(fit, num_classes, rule)
             saliency = self.saliency if rule == "agreement" else None
             return count_maps(records, read, num_classes, saliency, self.settings.salient_from)
 

@@ -13,7 +13,7 @@ from datasets.files import write_csv
 from runfolder.run import KINDS, Run
 from scoring.lines import percent
 
-TABLE_END = ("mIoU", "fg IoU", "threshold")  # columns after those of the classes
+TABLE_END = ("mIoU", "fg IoU", "report mIoU", "threshold")  # columns after those of the classes
 
 
 def results_table(path: Path) -> str:
@@ -22,7 +22,7 @@ def results_table(path: Path) -> str:
     if not rows:
         return "no results: none of the images has a mask to be scored against."
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    columns = [c for c in columns if c not in TABLE_END] + list(TABLE_END)
+    columns = [c for c in columns if c not in TABLE_END] + [c for c in TABLE_END if c in columns]
     widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}
     lines = [dict(zip(columns, columns, strict=True)), {c: "-" * widths[c] for c in columns}, *rows]
     return "\n".join(
@@ -58,7 +58,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def latest_results(path: Path) -> list[dict[str, Any]]:
-    """Return the latest result of each kind, split, labels and threshold rule.
+    """Return the latest result of each kind, split, part, labels and threshold rule.
 
     Raises:
         FileNotFoundError: no results yet.
@@ -88,7 +88,8 @@ def not_a_result(path: Path, number: int, line: str) -> ValueError:
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return where a result stands in the table; of equal places the latest result counts."""
     stage, split = list(KINDS).index(row["kind"]), SPLITS.index(row["split"])
-    return stage, row.get("cam_type", ""), row["labels"], split, row["threshold_rule"]
+    part, bound = row.get("part", "all"), row.get("bound", False)
+    return stage, row.get("cam_type", ""), row["labels"], split, part, row["threshold_rule"], bound
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -98,10 +99,13 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     levels = " ".join("-" if level is None else f"{level:.3f}" for level in several)
     chosen = levels if threshold is None else f"{levels} ({row['threshold_rule']})"
     masks = f" + {row['masks_used']} masks" if row.get("masks_used") else ""
-    start = {"stage": stage, "split": row["split"], "labels": row["labels"] + masks}
+    bound = ", bound" if row.get("bound") else ""
+    part = "" if row.get("part", "all") == "all" else f" ({row['part']})"
+    start = {"stage": stage, "split": row["split"] + part, "labels": row["labels"] + masks + bound}
     ious = {name: percent(iou) for name, iou in row["iou"].items()}
-    end = (percent(row["miou"]), percent(row["fg_iou"]), chosen)
-    return start | ious | dict(zip(TABLE_END, end, strict=True))
+    end = {"mIoU": percent(row["miou"]), "fg IoU": percent(row["fg_iou"]), "threshold": chosen}
+    report = {"report mIoU": percent(row["report"]["miou"])} if row.get("report") else {}
+    return start | ious | end | report
 
 
 def append_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -111,15 +115,27 @@ def append_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def origin(run: Run | None = None) -> dict[str, str]:
-    """Return where a result comes from: hash of the settings, commit of the code, date."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
+def origin(run: Run | None = None) -> dict[str, Any]:
+    """Return where a result comes from: hash of the settings, commit of the code, date.
+
+    "dirty" tells whether tracked files differed from the commit, None where git does not say.
+    """
+    commit = _git("rev-parse", "--short", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        **({} if run is None else {"config_sha": fingerprint(run.config)}),
+        "commit": commit or "unknown",
+        "dirty": None if changes is None else bool(changes),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*words: str) -> str | None:
+    """Return what git says of this repository, None where it says nothing."""
     try:
         done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
-        commit = done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    settings = {} if run is None else {"config_sha": fingerprint(run.config)}
-    return {**settings, "commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        return None
+    return done.stdout.strip()

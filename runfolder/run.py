@@ -47,7 +47,7 @@ class SaliencyMeta:
         refinement: section refinement.
         splits: that maps were made for.
         learnt: what the generator learnt from labels and defect-free images.
-        masked: images whose pixel masks were used; never scored.
+        masked: images whose pixel masks were used; they are not scored.
         seen_defect_free: defect-free images that the generator learnt from.
     """
 
@@ -69,6 +69,7 @@ class CamMeta:
         settings: section cam of the config.
         checkpoint: file name of the localiser's.
         progress: of its training.
+        masked: as of the saliency maps that it was trained with.
     """
 
     type: str
@@ -76,6 +77,7 @@ class CamMeta:
     settings: dict[str, Any]
     checkpoint: str
     progress: dict[str, Any]
+    masked: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ class MaskMeta:
     Attributes:
         settings: section pseudo_label or segmentation of the config.
         made_from: thresholds of pseudo labels; file name and progress of a network's checkpoint.
+        masked: images whose pixel masks were used on the way.
     """
 
     settings: dict[str, Any]
     made_from: dict[str, Any]
+    masked: list[str] = field(default_factory=list)
 
 
-Meta = TypeVar("Meta", SaliencyMeta, CamMeta, MaskMeta)
+Meta = SaliencyMeta | CamMeta | MaskMeta
+Of = TypeVar("Of", SaliencyMeta, CamMeta, MaskMeta)
 
 
 class Run:
@@ -147,8 +152,11 @@ class Run:
         return _first_there(self.stac_dir, "checkpoint.pt", "best.pt")
 
     def segmentation_checkpoint(self) -> Path:
-        """Return the segmentation network's checkpoint: the best one, else the last one."""
-        return _first_there(self.segmentation_dir, "best.pt", "checkpoint.pt")
+        """Return the segmentation network's checkpoint: the last one, else the best one.
+
+        The best one is chosen by the pseudo labels of `val`, so by given labels of its images.
+        """
+        return _first_there(self.segmentation_dir, "checkpoint.pt", "best.pt")
 
     def save_config(self) -> None:
         """Write the resolved config, which --config accepts again."""
@@ -185,12 +193,17 @@ def begin_folder(folder: Path) -> None:
     write_json(folder / "meta.json", UNFINISHED)
 
 
-def write_meta(folder: Path, meta: SaliencyMeta | CamMeta | MaskMeta) -> None:
+def write_meta(folder: Path, meta: Meta) -> None:
     """Say how the files of a folder were made, now that all are there."""
     write_json(folder / "meta.json", asdict(meta))
 
 
-def read_meta(folder: Path, kind: type[Meta]) -> Meta | None:
+def masked_in(*metas: Meta | None) -> list[str]:
+    """Return the images whose pixel masks were used on the way to some folders of maps, sorted."""
+    return sorted({name for meta in metas if meta for name in meta.masked})
+
+
+def read_meta(folder: Path, kind: type[Of]) -> Of | None:
     """Return what a folder says of its files; None where it says nothing.
 
     Raises:

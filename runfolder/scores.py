@@ -1,23 +1,24 @@
 """The maps of a run against masks, at thresholds that are fixed or were found without masks."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets.files import read_saliency
 from datasets.record import Record
-from runfolder.run import KINDS, Run
+from runfolder.run import Run
+from runfolder.scored import Part, maps_of
 from runfolder.thresholds import Place, mask_free_thresholds
-from scoring.confusion import GRID, LevelledSeeds, ThresholdSweep
+from scoring.confusion import GRID, ConfusionMatrix, LevelledSeeds, ThresholdSweep
 from scoring.lines import Judged
 from scoring.passes import (
-    CAM_SUFFIXES,
-    PICTURE_SUFFIXES,
     Threshold,
     count_cams,
+    count_masks,
     count_saliency,
-    find_maps,
     read_map,
 )
 from scoring.saliency import SaliencyHistogram
@@ -36,11 +37,7 @@ def default_rules(run: Run, kind: str) -> tuple[str, ...]:
 
 
 def judge_cams(
-    run: Run,
-    made: tuple[str, str],
-    rules: Sequence[str],
-    records: Sequence[Record],
-    paths: Sequence[Path],
+    run: Run, made: tuple[str, str], rules: Sequence[str], parts: Sequence[Part]
 ) -> tuple[list[Judged], ThresholdSweep]:
     """Score CAMs at the threshold of each rule.
 
@@ -48,8 +45,7 @@ def judge_cams(
         run: whose CAMs they are.
         made: their type, and the origin of their labels.
         rules: of RULES.
-        records: images with masks.
-        paths: CAM file of each.
+        parts: of the images, as `runfolder.scored.Scored` has them.
 
     Returns:
         Scores of each rule, and the counts of every threshold.
@@ -69,52 +65,74 @@ def judge_cams(
         )
     seeds = {rule: LevelledSeeds(thresholds[rule]) for rule in rules if rule in PER_CLASS}
     single = [level for rule, level in thresholds.items() if rule not in PER_CLASS]
-    sweep = ThresholdSweep((*GRID, *single), run.num_classes)
-    count_cams([sweep, *seeds.values()], records, paths, run.num_classes)
+    counts = {"sweep": ThresholdSweep((*GRID, *single), run.num_classes), **seeds}
+    counted = []  # after each part
+    for records, paths in parts:
+        count_cams([*counts.values()], records, paths, run.num_classes)
+        counted.append(copy.deepcopy(counts))
+    thresholds |= {"oracle": counts["sweep"].best()} if "oracle" in rules else {}
+
+    def matrix(rule: str, counts: dict[str, Any]) -> ConfusionMatrix:
+        return counts[rule] if rule in seeds else counts["sweep"].confusion(thresholds[rule])
+
     judged = [
-        Judged(rule, seeds[rule].thresholds, seeds[rule].scores())
-        if rule in seeds
-        else _judged(sweep, rule, thresholds)
+        _judged(rule, thresholds[rule], [matrix(rule, counts) for counts in counted])
         for rule in rules
     ]
-    return judged, sweep
+    return judged, counts["sweep"]
 
 
 def judge_saliency(
-    run: Run, rules: Sequence[str], records: Sequence[Record], paths: Sequence[Path]
+    run: Run, rules: Sequence[str], parts: Sequence[Part]
 ) -> tuple[list[Judged], ThresholdSweep, SaliencyHistogram]:
-    """Score saliency maps, painted at the threshold of each rule, and as they are."""
-    thresholds: dict[str, Threshold] = {"fixed": run.config.pseudo_label.threshold}
+    """Score saliency maps, painted at the threshold of each rule, and as they are.
+
+    Arguments and results as of `judge_cams`.
+    """
+    thresholds: dict[str, float] = {"fixed": run.config.pseudo_label.threshold}
     if "auto" in rules:
         counts = _count_training_maps(run, run.saliency_dir, "saliency", with_saliency=False)
         thresholds["auto"] = 1.0 if _says_nothing(counts) else counts.auto()
     sweep = ThresholdSweep((*GRID, *thresholds.values()), run.num_classes)
     histogram = SaliencyHistogram(run.num_classes)
-    count_saliency(sweep, histogram, records, paths, run.num_classes)
-    return [_judged(sweep, rule, thresholds) for rule in rules], sweep, histogram
+    counted = []
+    for records, paths in parts:
+        count_saliency(sweep, histogram, records, paths, run.num_classes)
+        counted.append(copy.deepcopy(sweep))
+    thresholds |= {"oracle": sweep.best()} if "oracle" in rules else {}
+    judged = [
+        _judged(rule, thresholds[rule], [s.confusion(thresholds[rule]) for s in counted])
+        for rule in rules
+    ]
+    return judged, sweep, histogram
 
 
-def maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
-    """Return the file of each record; errors as of `find_maps`."""
-    suffixes = CAM_SUFFIXES if kind == "cam" else PICTURE_SUFFIXES
-    return find_maps(folder, [r.name for r in records], suffixes, f"Run {KINDS[kind]} first.")
+def judge_masks(run: Run, parts: Sequence[Part]) -> list[Judged]:
+    """Score masks as they are; arguments and results as of `judge_cams`."""
+    total = ConfusionMatrix(run.num_classes)
+    counted = []
+    for records, paths in parts:
+        total.counts = total.counts + count_masks(records, paths, run.num_classes).counts
+        counted.append(ConfusionMatrix(run.num_classes, total.counts))
+    return [_judged("none", None, counted)]
 
 
-def _judged(sweep: ThresholdSweep, rule: str, thresholds: dict[str, Threshold]) -> Judged:
-    threshold = sweep.best() if rule == "oracle" else thresholds[rule]
-    return Judged(rule, threshold, sweep.confusion(threshold).scores())
+def _judged(rule: str, threshold: Threshold, counted: Sequence[ConfusionMatrix]) -> Judged:
+    """Score what was counted after the first part, if there is another, and after all."""
+    report = counted[0].scores() if len(counted) > 1 else None
+    return Judged(rule, threshold, counted[-1].scores(), report)
 
 
 def _count_training_maps(run: Run, folder: Path, kind: str, with_saliency: bool) -> MapCounts:
-    """Count the training split's maps, from which thresholds follow; no mask is opened.
+    """Count the maps of `fit`, from which thresholds follow; no mask is opened.
 
     Args:
-        run: whose training split it is.
+        run: whose `fit` it is.
         folder: of the maps.
         kind: of the maps, saliency or cam.
         with_saliency: count how CAMs agree with saliency maps too.
     """
-    records = [r for r in run.data.split("train") if kind == "cam" or r.classes]
+    records = [r for r in run.data.split("fit") if kind == "cam" or r.classes]
     paths = dict(zip(records, maps_of(folder, kind, records), strict=True))
     if with_saliency:
         maps_of(run.saliency_dir, "saliency", records)

@@ -117,7 +117,7 @@ def _made_with(run: Run, place: Place) -> str:
         return ""
     saliency = run.saliency_dir / "meta.json"
     settings = to_dict(run.config)
-    labels = [(record.name, record.classes) for record in run.data.split("train")]
+    labels = [(record.name, record.classes) for record in run.data.split("fit")]
     parts = [json.dumps([labels, list(place), settings["pseudo_label"]])]
     for path in (meta, saliency):  # each is written anew with the maps
         if path.is_file():

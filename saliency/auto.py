@@ -31,7 +31,7 @@ def prepare(
     settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Prepare what the training images allow."""
-    defect_free = sum(not record.classes for record in data.split("train"))
+    defect_free = sum(not record.classes for record in data.split("fit"))
     if defect_free < AUTO_DEFECT_FREE:
         generator = contrast.prepare(settings, data, records, device)
         line = f"auto: contrast, as only {defect_free} training images are defect-free"
@@ -71,7 +71,7 @@ def choose_parts(parts: Sequence[Prepared], data: Data) -> tuple[list[int], list
     Returns:
         For each class an index into `parts`, and lines to print.
     """
-    train, names = data.split("train"), tuple(PARTS)
+    train, names = data.split("fit"), tuple(PARTS)
     defect_free = spread([r for r in train if not r.classes], MAX_IMAGES)
     chosen, lines = [], []
     peaks_of_surfaces: dict[int, list[float]] = {}  # by generator: of the defect-free images

@@ -248,7 +248,7 @@ def _polarities(
         return tuple(Polarity(settings.polarity) for _ in data.class_names)
     skewnesses, labels, voters = [], [], []
     for classes in [(), *((k,) for k in range(len(data.class_names)))]:
-        alike = [record for record in data.split("train") if record.classes == classes]
+        alike = [record for record in data.split("fit") if record.classes == classes]
         voters += alike[:: max(1, math.ceil(len(alike) / MAX_VOTES))]
     for record in tqdm(voters, desc="polarity", unit="image", disable=None):
         try:
@@ -263,7 +263,7 @@ def _polarities(
 
 def _look(data: Data, k: int, polarity: Polarity) -> Look:
     """Find the windows of class k; where its side is unknown or not seen, `WINDOWS`."""
-    alone = [record for record in data.split("train") if record.classes == (k,)]
+    alone = [record for record in data.split("fit") if record.classes == (k,)]
     if polarity.side == "both" or len(alone) < MIN_IMAGES:
         return Look(polarity.side, WINDOWS)
     values = []

@@ -10,7 +10,8 @@ training it has learnt that and not yet their mistakes. Targets are what is know
 - a class that the image does not carry is nowhere in it.
 
 The network is saliency.student. Each image's map comes from one that was trained on the other half
-of the images, so no map can repeat its own prior's mistakes by heart.
+of the images, so no map can repeat its own prior's mistakes by heart. Copies of one picture are in
+the same half. An image that is not trained on gets the mean of both.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from datasets.files import Cam, read_image, read_truth, write_cam
 from datasets.image_maps import balance
 from datasets.record import IGNORE, Record
 from datasets.sources import Data
+from datasets.splits import folds
 from datasets.transforms import as_image, eval_transform
 from saliency.edges import along_edges
 from saliency.generator import Prepared
@@ -44,7 +46,7 @@ def prepare(
     Args:
         config: its sections saliency (backbone, weights) and refinement are used.
         generator: makes the priors.
-        data: whose training split is trained on.
+        data: whose `fit` is trained on.
         work_dir: existing folder for priors and features, the same for all rounds; the caller
             removes it when all maps are made.
         device: where the networks run.
@@ -55,13 +57,15 @@ def prepare(
     """
     settings = config.refinement
     num_classes = len(data.class_names)
-    records = data.split("train")
-    if len(records) < 2 * NUM_FOLDS:
+    records = data.split("fit")
+    fold_of = folds(records, NUM_FOLDS)
+    least = min(list(fold_of.values()).count(fold) for fold in range(NUM_FOLDS))
+    if least < 2:
         raise ValueError(
-            f"refinement.rounds: expected {2 * NUM_FOLDS} training images or more, got "
-            f"{len(records)}. Set refinement.rounds=0."
+            f"refinement.rounds: expected {2 * NUM_FOLDS} training images or more, in two halves "
+            f"that show no picture twice, got {len(records)} with {least} in the smaller half. "
+            "Set refinement.rounds=0."
         )
-    fold_of = {record.name: i % NUM_FOLDS for i, record in enumerate(records)}
     prior_dir = work_dir / f"priors_{turn}"  # those of the round before are still read
     inputs = StudentInputs(config.saliency, num_classes, work_dir / "features", prior_dir, device)
     write_priors(generator, records, prior_dir, num_classes)

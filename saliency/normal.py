@@ -1,9 +1,10 @@
 """Saliency by distance to the patches of defect-free images (after PatchCore, Roth et al., 2022).
 
-The defect-free images of the training split are divided into two halves, and each half becomes a
+The defect-free images that are trained on are divided into two halves, and each half becomes a
 memory of patch features, thinned to a coreset. A defect-free image is compared with the other
-half's memory, so never with itself; any other image with both, and takes the mean, so that its
-distances are like those of the defect-free images if it has no defect.
+half's memory, so never with itself nor with another exposure of its part; any other image with
+both, and takes the mean, so that its distances are like those of the defect-free images if it has
+no defect.
 
 Choices were made with one memory of 20,000 patches drawn at random from 150 defect-free MTD images,
 on every 6th defective one, DINOv2 ViT-S at 448 pixels; foreground IoU at the best global threshold:
@@ -21,6 +22,7 @@ import torch
 from configs import SaliencyConfig
 from datasets.record import Record
 from datasets.sources import Data
+from datasets.splits import folds
 from saliency.generator import Prepared
 from saliency.patches import load_encoder, to_image_size
 from saliency.surfaces import encode_surfaces
@@ -57,7 +59,8 @@ def prepare(
     encode = load_encoder(settings, settings.image_size, device, with_last=True)
     features, problems = encode_surfaces(encode, data, "normal")
     width = next(iter(features.values())).shape[-1] // encode.num_parts
-    halves = {name: index % 2 for index, name in enumerate(features)}
+    seen_records = [record for record in data.split("fit") if record.name in features]
+    halves = folds(seen_records, 2)  # exposures of one part are in the same half
     memories = []
     for half in (0, 1):
         own = [f[..., :width].reshape(-1, width) for n, f in features.items() if halves[n] == half]

@@ -28,7 +28,7 @@ def encode_surfaces(
     Raises:
         ValueError: fewer than `MIN_IMAGES` can be had.
     """
-    surfaces = [record for record in data.split("train") if not record.classes]
+    surfaces = [record for record in data.split("fit") if not record.classes]
     surfaces = spread(surfaces, MAX_IMAGES)
     _refuse_few(len(surfaces), generator)
     features: dict[str, np.ndarray] = {}

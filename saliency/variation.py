@@ -30,6 +30,7 @@ from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
+from datasets.splits import folds
 from saliency.generator import Prepared
 from saliency.normal import nearest_distance
 from saliency.patches import Encoder, load_encoder, to_image_size
@@ -81,8 +82,9 @@ def prepare(
     witnesses = _draw(list(surfaces.values()), NUM_WITNESSES)
     surfaces = {name: relative(features, grain) for name, features in surfaces.items()}
     # One half says how defect-free images vary, the other what is a high projection.
-    normal_spread = covariance([surfaces[name] for name in seen[::2]])
-    held_out = [surfaces[name] for name in seen[1::2]]
+    half = folds([record for record in data.split("fit") if record.name in surfaces], 2)
+    normal_spread = covariance([surfaces[name] for name in seen if half[name] == 0])
+    held_out = [surfaces[name] for name in seen if half[name] == 1]
     directions: dict[int, Direction] = {}
     lines = [f"variation: grain {grain}, {len(seen)} defect-free images"]
     for k, class_name in enumerate(data.class_names):
@@ -238,7 +240,7 @@ def _encode_class(
     problems: dict[str, str],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return relative features of images that carry class k alone, and their anomaly."""
-    alone = [record for record in data.split("train") if record.classes == (k,)]
+    alone = [record for record in data.split("fit") if record.classes == (k,)]
     own, distances = [], []
     records = spread(alone, MAX_IMAGES)
     for record in tqdm(records, desc=data.class_names[k], unit="image", disable=None):

@@ -15,11 +15,19 @@ Line = list[str]  # a title and a cell for each column
 
 
 class Judged(NamedTuple):
-    """Scores, the threshold they belong to, and how it was chosen."""
+    """Scores, the threshold they belong to, and how it was chosen.
+
+    Attributes:
+        rule: how.
+        threshold: the one, or one of each class.
+        scores: of all images.
+        report: of those alone that no setting was chosen on; None where no list names them.
+    """
 
     rule: str
     threshold: Threshold
     scores: Scores
+    report: Scores | None = None
 
 
 def percent(value: float | None) -> str:
@@ -29,7 +37,7 @@ def percent(value: float | None) -> str:
 
 def result_row(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
     """Return the figures of a line of results.jsonl; absent classes are left out and named."""
-    rule, threshold, scores = judged
+    rule, threshold, scores, report = judged
     absent = [name for name, iou in zip(names, scores.iou, strict=True) if np.isnan(iou)]
     iou = {name: float(iou) for name, iou in zip(names, scores.iou, strict=True)}
     return {
@@ -38,6 +46,7 @@ def result_row(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
         "iou": {name: value for name, value in iou.items() if name not in absent},
         **{"miou": scores.miou, "fg_iou": scores.fg_iou, "fp": scores.fp, "fn": scores.fn},
         "absent": absent,
+        **({} if report is None else {"report": {"miou": report.miou, "fg_iou": report.fg_iou}}),
     }
 
 
@@ -64,8 +73,10 @@ def score_lines(judged: Sequence[Judged], names: Sequence[str]) -> list[Line]:
     ]
     columns = [[*one.scores.iou, *one.scores[1:]] for one in judged]
     titles = (*names, "mIoU", "fg IoU", "FP", "FN")
-    lines = zip(titles, *columns, strict=True)
-    return [["class", *heads], *([title, *map(percent, cells)] for title, *cells in lines)]
+    lines = [[title, *map(percent, cells)] for title, *cells in zip(titles, *columns, strict=True)]
+    if all(one.report for one in judged):
+        lines.append(["mIoU, report part", *(percent(one.report.miou) for one in judged)])
+    return [["class", *heads], *lines]
 
 
 def saliency_lines(

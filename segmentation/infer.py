@@ -1,7 +1,8 @@
 """Predict the masks of a split with the trained segmentation network.
 
-Reads segmentation/best.pt and images; writes predictions/<name>.png (mask values, VOC palette) at
-native image size, and predictions/scores.csv, the highest probability of each class in each image.
+Reads segmentation/checkpoint.pt and images; writes predictions/<name>.png (mask values, VOC
+palette) at native image size, and predictions/scores.csv, the highest probability of each class in
+each image.
 No image label and no mask is used. Probabilities are averaged with those of the mirror image;
 segmentation.pamr_steps moves them to the edges of the image.
 
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_csv(run.prediction_dir / "scores.csv", [["name", *class_names], *scores])
     settings = dataclasses.asdict(run.config.segmentation)
     made_from = {"checkpoint": checkpoint.path.name, "progress": checkpoint["progress"]}
-    write_meta(run.prediction_dir, MaskMeta(settings, made_from))
+    masked = checkpoint.get("masked", [])
+    write_meta(run.prediction_dir, MaskMeta(settings, made_from, masked))
     shares = zip(("background", *class_names), 100 * pixels / pixels.sum(), strict=True)
     print(f"wrote {len(records)} masks to {run.prediction_dir}/")
     print("area: " + ", ".join(f"{name} {share:.2f} %" for name, share in shares))

@@ -1,9 +1,10 @@
 """Train the segmentation network on pseudo labels.
 
 Reads images and pseudo_labels/ of the run; writes segmentation/checkpoint.pt (the last epoch,
-with all that an exact resume needs), segmentation/best.pt (highest mIoU on the validation part),
-segmentation/log.jsonl and TensorBoard curves. Validation compares with the pseudo labels of images
-held out of the training split; no pixel mask is opened.
+with all that an exact resume needs, which predictions are made with), segmentation/best.pt (highest
+mIoU on the validation part), segmentation/log.jsonl and TensorBoard curves. Validation compares
+with the pseudo labels of images held out of the training split, so their labels choose best.pt; no
+pixel mask is opened.
 """
 
 import math
@@ -37,7 +38,7 @@ from models.optim import (
 )
 from pipeline import next_step
 from runfolder.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
-from runfolder.run import MaskMeta, Run, open_run, read_meta
+from runfolder.run import MaskMeta, Run, masked_in, open_run, read_meta
 from runfolder.training_log import TrainingLog
 from scoring.confusion import ConfusionMatrix
 from segmentation.copy_paste import paste_defects
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Data and model.
     mean, std = normalisation(settings.encoder, settings.pretrained)
+    maps_meta = read_meta(run.pseudo_label_dir, MaskMeta)  # refuses those of a stopped call
     fit_data, val_data = _datasets(run, mean, std)
     torch.manual_seed(settings.seed)
     model = build_network(
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, name)
         state = restore_training(checkpoint, model, optimizer, scaler, average)
     facts = {"config": to_dict(config), "class_names": list(run.data.class_names)}
-    facts |= {"mean": list(mean), "std": list(std)}
+    facts |= {"mean": list(mean), "std": list(std), "masked": masked_in(maps_meta)}
     height, width = network_size(settings.image_size, settings.network)
     print(
         f"{len(fit_data)} training and {len(val_data)} validation images of {height}x{width}, "
@@ -167,7 +169,6 @@ def _datasets(
 ) -> tuple[ImageMapDataset, ImageMapDataset]:
     """Return the images that are trained on, and those held out, with their pseudo labels."""
     settings = run.config.segmentation
-    read_meta(run.pseudo_label_dir, MaskMeta)  # refuses those of a stopped call
     size = network_size(settings.image_size, settings.network)
     datasets = []
     for split, transform in (

@@ -1,11 +1,11 @@
-"""What several readers share: finding pictures, naming them, dividing them, labels as CSV.
+"""What several readers share: finding pictures, naming them, lists of names, labels as CSV.
 
-A reader returns the class names and the records of each split that lies there; `train` is always
-among them.
+A reader returns the class names and the records of each split that lies there. Records of a release
+without an official division are `UNDIVIDED`: datasets.sources draws their splits, in whole groups.
 """
 
 import csv
-import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from datasets.files import IMAGE_SUFFIXES, write_csv
 from datasets.record import NO_DEFECT, Record
 
 Splits = dict[str, tuple[Record, ...]]
+UNDIVIDED = "undivided"
 Layout = tuple[tuple[str, ...], Splits]
 ANNOTATION_SUFFIX = ".json"
 # Names of folders and in tables, in any case.
@@ -108,21 +109,49 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def divide(groups: Mapping[str, Sequence[Record]], share: float, seed: int) -> Splits:
-    """Draw a share of each group into test; the rest is train.
+def by_lists(
+    lists: Mapping[str, str], root: Path, records: Mapping[str, Record]
+) -> dict[str, tuple[Record, ...]]:
+    """Return the records that list files name, for each split that has one.
 
-    Of n records round(share * n) are drawn, at least one of two or more and never all. The draw
-    depends on the seed, the group's name and its records, not on other groups. With share 0, or
-    where nothing was drawn, test is not offered.
+    Args:
+        lists: {"train", "test": file with a name a line, below `root` or anywhere, or ""}.
+        root: of the data set.
+        records: by name.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a name that no record has, that is repeated, or that is in both lists.
     """
-    splits: dict[str, list[Record]] = {"train": [], "test": []}
-    for group, records in sorted(groups.items()):
-        count = min(max(1, round(share * len(records))), len(records) - 1) if share else 0
-        generator = random.Random(f"{seed}/{group}")
-        drawn = set(generator.sample(range(len(records)), count))
-        for i, record in enumerate(records):
-            splits["test" if i in drawn else "train"].append(record)
-    return {split: tuple(records) for split, records in splits.items() if records}
+    paths = {split: find_file(given, root) for split, given in lists.items() if given}
+    splits = {split: _listed(path, records) for split, path in paths.items()}
+    names = [{record.name for record in of_split} for of_split in splits.values()]
+    both = sorted(set.intersection(*names)) if len(names) > 1 else []
+    if both:
+        raise ValueError(
+            f"{lists['test']}: expected no image of {lists['train']}, got {len(both)}: "
+            f"{', '.join(both[:5])}."
+        )
+    return splits
+
+
+def _listed(path: Path, records: Mapping[str, Record]) -> tuple[Record, ...]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a list file with one name a line.")
+    names = path.read_text(encoding="utf-8").split()
+    unknown = [name for name in names if name not in records]
+    if unknown:
+        raise ValueError(
+            f"{path}: expected names of images under data.root, got {len(unknown)} others: "
+            f"{', '.join(unknown[:5])}."
+        )
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{path}: expected each name once, got {len(repeated)} repeated: "
+            f"{', '.join(repeated[:5])}."
+        )
+    return tuple(records[name] for name in names)
 
 
 def refuse_missing(paths: Sequence[Path], listed_in: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from datasets.layouts.common import (
     DEFECT_FREE,
+    UNDIVIDED,
     Layout,
-    divide,
     folders_in,
     images_in,
     listing,
@@ -17,7 +17,7 @@ from datasets.record import Record
 MASKS = "masks"
 
 
-def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> Layout:
+def read_folder(root: Path, mask_level: int) -> Layout:
     """Read `<class>/*`, or `{train,val,test}/<class>/*` where train/ exists.
 
     A folder of one of the names DEFECT_FREE holds defect-free images. Names are the folders and
@@ -28,8 +28,6 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
 
     Args:
         root: folder that holds the folders.
-        test_share: without train/, the share of each folder drawn into test, in [0, 1).
-        seed: of the draw.
         mask_level: grey level from which a mask pixel is a defect; 0 = masks of class indices.
 
     Raises:
@@ -39,7 +37,7 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
     parts = {split: root / split for split in ("train", "val", "test") if (root / split).is_dir()}
     folders = {
         split: [f for f in folders_in(part) if f.name != MASKS]
-        for split, part in (parts if official else {"train": root}).items()
+        for split, part in (parts if official else {UNDIVIDED: root}).items()
     }
     names = {folder.name for of_split in folders.values() for folder in of_split}
     class_names = tuple(sorted(name for name in names if name.lower() not in DEFECT_FREE))
@@ -64,9 +62,8 @@ def read_folder(root: Path, test_share: float, seed: int, mask_level: int) -> La
             listed.append(with_names(record, class_names))
         return tuple(listed)
 
-    if official:
-        return class_names, {
-            split: tuple(record for folder in of_split for record in records(folder))
-            for split, of_split in folders.items()
-        }
-    return class_names, divide({f.name: records(f) for f in folders["train"]}, test_share, seed)
+    splits = {
+        split: tuple(record for folder in of_split for record in records(folder))
+        for split, of_split in folders.items()
+    }
+    return class_names, splits

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from datasets.layouts.common import (
     GREY_LEVEL,
+    UNDIVIDED,
     Layout,
-    divide,
     folders_in,
     if_there,
     images_in,
@@ -17,18 +17,14 @@ from datasets.record import Record
 GOOD = "good"
 
 
-def read_mvtec(root: Path, test_share: float, seed: int, defect_types: bool) -> Layout:
+def read_mvtec(root: Path, defect_types: bool) -> Layout:
     """Read `train/good`, `test/<type>` and `ground_truth/<type>/<number>_mask.png`.
 
-    The release keeps all defects in test. For training from image labels a seeded draw leaves
-    `test_share` of the images of each defect type in test and moves the others to train, beside
-    train/good; test/good stays test. So each picture is in one split only. With share 0 all is
-    train.
+    The release keeps all defects in test, where no training from image labels could see them. They
+    are undivided here: a draw leaves some of each type in test and moves the others to train.
 
     Args:
         root: the folder of one category.
-        test_share: share of each defect type that is test, in [0, 1).
-        seed: of the draw.
         defect_types: a class per defect type; else the one class "defect".
 
     Raises:
@@ -51,9 +47,8 @@ def read_mvtec(root: Path, test_share: float, seed: int, defect_types: bool) -> 
             listed.append(make_record(path, root, classes, mask, GREY_LEVEL, has_masks))
         return listed
 
-    splits = divide({kind: records("test", kind) for kind in types}, test_share, seed)
-    splits["train"] = (*records("train", GOOD), *splits["train"])
+    splits = {"train": tuple(records("train", GOOD))}
     if (root / "test" / GOOD).is_dir():
-        split = "test" if test_share else "train"
-        splits[split] = (*splits.get(split, ()), *records("test", GOOD))
-    return class_names, splits
+        splits["test"] = tuple(records("test", GOOD))
+    defective = tuple(record for kind in types for record in records("test", kind))
+    return class_names, {**splits, UNDIVIDED: defective}

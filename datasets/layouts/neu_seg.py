@@ -8,6 +8,7 @@ import numpy as np
 from datasets.files import read_mask
 from datasets.layouts.common import (
     Layout,
+    by_lists,
     if_there,
     images_in,
     listing,
@@ -19,11 +20,12 @@ from datasets.record import BACKGROUND, IGNORE, Record
 NEU_SEG_CLASSES = ("inclusion", "patches", "scratches")
 
 
-def read_neu_seg(root: Path, labels_path: Path) -> Layout:
+def read_neu_seg(root: Path, labels_path: Path, lists: dict[str, str]) -> Layout:
     """Read `images|annotations/{training,test}`.
 
     Both splits number their images alike, so a test image's name ends in t, as in the authors'
-    lists. Image labels are the classes found in the masks, kept in `labels_path`.
+    lists. Image labels are the classes found in the masks, kept in `labels_path`. List files (one
+    name a line) replace the split that they are of.
     """
     images, masks = {}, {}
     for split, folder, ending in (("train", "training", ""), ("test", "test", "t")):
@@ -58,7 +60,8 @@ def read_neu_seg(root: Path, labels_path: Path) -> Layout:
         )
         for split, paths in images.items()
     }
-    return NEU_SEG_CLASSES, splits
+    by_name = {record.name: record for records in splits.values() for record in records}
+    return NEU_SEG_CLASSES, splits | by_lists(lists, root, by_name)
 
 
 def _refuse_missing_masks(paths: Iterable[Path]) -> None:

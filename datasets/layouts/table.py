@@ -2,13 +2,14 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.layouts.common import (
     ANNOTATION_SUFFIX,
     DEFECT_FREE,
+    UNDIVIDED,
     Layout,
-    divide,
     find_file,
     make_record,
     refuse_missing,
@@ -17,27 +18,24 @@ from datasets.layouts.common import (
 from datasets.record import Record
 
 SPLITS = ("train", "val", "test")
-RESERVED = ("image", "classes", "mask", "split")
+RESERVED = ("image", "classes", "mask", "split", "group")
 
 
-def read_table(
-    root: Path, table: str, test_share: float, seed: int, classes: Sequence[str], mask_level: int
-) -> Layout:
+def read_table(root: Path, table: str, classes: Sequence[str], mask_level: int) -> Layout:
     """Read a CSV file with a line per image.
 
     Columns: image (path under root), then either classes (names joined by |; empty, or one of the
     names DEFECT_FREE alone = defect-free) or a column of 0 and 1 per class; optional mask (picture
-    or LabelMe file under root, may be empty) and split (train, val, test). Names are the folders
-    and the file, joined by _. If there is a mask column, the truth of a defect-free image without
-    a mask is background everywhere.
+    or LabelMe file under root, may be empty), split (train, val, test) and group (pictures of one
+    part have the same text; may be empty). Names are the folders and the file, joined by _. If
+    there is a mask column, the truth of a defect-free image without a mask is background
+    everywhere.
 
     Args:
         root: folder the paths start from.
         table: the CSV file, under root or anywhere.
-        test_share: without a split column, the share of images of each label drawn into test.
-        seed: of the draw.
         classes: names in the order of the classes. Empty: the names found, sorted, or the
-            columns that are none of image, mask and split.
+            columns that are none of image, mask, split and group.
         mask_level: grey level from which a mask pixel is a defect; 0 = masks of class indices.
 
     Raises:
@@ -72,10 +70,7 @@ def read_table(
     refuse_missing([record.image for record in records], path)
     refuse_missing([record.mask for record in records if record.mask], path)
     if "split" not in columns:
-        groups: dict[str, list[Record]] = {}
-        for record in records:
-            groups.setdefault("|".join(class_names[k] for k in record.classes), []).append(record)
-        return class_names, divide(groups, test_share, seed)
+        return class_names, {UNDIVIDED: tuple(records)}
     if "train" not in splits:
         raise ValueError(f"{path}: expected lines of split train, got none. Mark some as train.")
     return class_names, {split: tuple(splits[split]) for split in SPLITS if split in splits}
@@ -124,6 +119,7 @@ def _read_row(
         )
     level = mask_level if mask_level and len(present) < 2 else None
     record = make_record(image, root, present, mask, level, has_masks="mask" in row)
+    record = replace(record, group=row.get("group", "").strip())
     return split, with_names(record, class_names)
 
 

@@ -129,3 +129,26 @@ def test_the_whole_image_is_kept():
     for result in (image[0], saliency[0]):
         corners = result[[0, 0, -1, -1], [0, -1, 0, -1]] * 255
         assert corners.tolist() == pytest.approx([10, 80, 150, 240], abs=0.01)
+
+
+@pytest.mark.parametrize("native, size", [(1024, 224), (200, 336), (200, 168)])
+def test_a_step_edge_lies_in_the_map_where_it_lies_in_the_image(native, size):
+    edge = native // 3
+    levels = np.zeros((8, native), np.uint8)
+    levels[:, edge:] = 255
+    transform = eval_transform((8, size), **PLAIN)
+    pixels = as_image(np.stack([levels] * 3, axis=-1))
+    image, saliency = transform(pixels, as_map(levels.astype(np.float32) / 255))
+    _, mask = transform(pixels, as_map((levels > 0).astype(np.uint8)))
+    dark = image[0, 0].double()  # what is left of the edge: the sum of 1 - level, in its pixels
+    in_image = (1 - dark).sum().item()
+    assert abs(in_image - edge * size / native) < 0.05  # by hand: edges scale with the side
+    assert abs((1 - saliency[0, 0].double()).sum().item() - in_image) < 0.05
+    assert abs((1 - mask[0, 0].double()).sum().item() - in_image) <= 0.5
+
+
+def test_mask_values_of_equal_parts_are_those_of_the_nearest_centres():
+    # Eight pixels to three: centres 1.33 - .5, 4 - .5, 6.67 - .5 -> pixels 1, 3 or 4, 6.
+    values = as_map(np.arange(8, dtype=np.uint8)[None].repeat(2, axis=0))
+    _, resized = eval_transform((2, 3), **PLAIN)(as_image(np.zeros((2, 8, 3), np.uint8)), values)
+    assert resized[0, 0].tolist() in ([1, 3, 6], [1, 4, 6])

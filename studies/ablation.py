@@ -6,7 +6,9 @@ Trains every variant (a config laid over --config, default: base, contrast,
 saliency and full of configs/variants/) with every seed on
 the same images and the same saliency maps, writes all CAM types, scores them with given labels and
 prints mean and standard deviation over the seeds as a Markdown table. A finished training is not
-repeated; a stopped one continues when the same command is given again.
+repeated; a stopped one continues when the same command is given again. Of training images those of
+the develop part are scored, where data.develop_list names it, as studies are what settings are
+chosen by; --part report gives the others.
 """
 
 import argparse
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="take saliency maps from here instead of making them (see make_saliency.py)",
     )
+    add_part(parser)
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
     if not args.out:
@@ -59,7 +62,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     for run_dir, (name, variant, changes) in runs.items():
         job = Job(run_dir, args, [variant], changes)
         rows += [{"variant": name, **row} for row in job.results(saliency_dir / "saliency")]
-    print(table(rows, config.data.eval_split))
+    print(table(rows, f"{config.data.eval_split}, {part_of(args, config)}"))
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --part of a study."""
+    parser.add_argument(
+        "--part",
+        choices=("all", "develop", "report"),
+        help="images that are scored (default: develop of train, if data.develop_list says which)",
+    )
+
+
+def part_of(args: argparse.Namespace, config: Config) -> str:
+    """Return the part of data.eval_split that a study scores: all, develop or report."""
+    chosen_on = config.data.develop_list and config.data.eval_split == "train"
+    return args.part or ("develop" if chosen_on else "all")
 
 
 def scored_settings(args: argparse.Namespace, variants: list[str], changes: list[str]) -> list[str]:
@@ -92,15 +110,20 @@ class Job(NamedTuple):
     variants: list[str]
     changes: list[str]
 
-    def results(self, maps: Path) -> list[dict[str, Any]]:
+    def results(self, maps: Path, bound: bool = False) -> list[dict[str, Any]]:
         """Train a localiser on given saliency maps and score its CAMs, unless that has been done.
+
+        Args:
+            maps: folder of the saliency maps.
+            bound: score images whose masks the maps were made with too.
 
         Returns:
             Lines of results.jsonl, one for each CAM type and rule.
         """
         config = _config_of(self.args, self.variants, self.changes)
         config_sha = fingerprint(config)
-        rows = results_of(self.run_dir, config_sha)
+        part = part_of(self.args, config)
+        rows = results_of(self.run_dir, config_sha, part)
         if len(rows) == len(config.cam.types) * len(RULES):
             return rows
         print(f"{self.run_dir}: {', '.join([*self.variants, *self.changes])}", flush=True)
@@ -110,10 +133,12 @@ class Job(NamedTuple):
         stages = [["train_stac.py", "--resume"], ["make_cams.py"]]
         for cam_type in config.cam.types:
             score = ["evaluation.py", "--kind", "cam", "--cam-type", cam_type]
+            score += ["--part", part] if part != "all" else []
+            score += ["--bound"] if bound else []
             stages.append([*score, "--threshold-rule", *RULES])
         for words in stages:
             self.call(words)
-        return results_of(self.run_dir, config_sha)
+        return results_of(self.run_dir, config_sha, part)
 
     def call(self, words: list[str]) -> None:
         """Run a stage script; its output goes to stages.log of the run folder.
@@ -142,11 +167,12 @@ class Job(NamedTuple):
             )
 
 
-def results_of(run_dir: Path, config_sha: str) -> list[dict[str, Any]]:
-    """Return the rows of a run that were scored with these settings."""
+def results_of(run_dir: Path, config_sha: str, part: str) -> list[dict[str, Any]]:
+    """Return the rows of a run that were scored with these settings on a part of the images."""
     path = run_dir / "results.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [row for row in map(json.loads, lines) if row["config_sha"] == config_sha]
+    rows = map(json.loads, lines)
+    return [row for row in rows if (row["config_sha"], row["part"]) == (config_sha, part)]
 
 
 def table(rows: Sequence[dict[str, Any]], split: str) -> str:
@@ -156,7 +182,7 @@ def table(rows: Sequence[dict[str, Any]], split: str) -> str:
 
     Args:
         rows: lines of results.jsonl, each with its variant added.
-        split: that was scored, for the heading.
+        split: that was scored, and its part, for the heading.
     """
     written = {row["cam_type"] for row in rows}
     columns = [(cam_type, rule) for cam_type in CAM_TYPES if cam_type in written for rule in RULES]

@@ -4,7 +4,8 @@
 
 Makes the maps of the config's generator (or takes yours with --from-dir), refines them once for
 each number of masks, and scores all rows on the same images: the defective training images that
-lend their mask to none of the rows. Prints a Markdown table and writes OUT/ladder.json.
+lend their mask to none of the rows, of the develop part where data.develop_list names it. Prints a
+Markdown table and writes OUT/ladder.json.
 """
 
 import dataclasses
@@ -52,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     generator = make_generator(config.saliency, data, train, device)
     settings = config.refinement
     num_classes = len(data.class_names)
-    lent = learned.choose_masked(train, max(args.masks), num_classes, settings.seed)
+    lent = learned.choose_masked(data.split("fit"), max(args.masks), num_classes, settings.seed)
+    chosen_on = data.develop or {record.name for record in train}
     scored = [r for r in train if r.mask is not None and r.classes and r not in lent]
+    scored = [record for record in scored if record.name in chosen_on]
     rows = [{"maps": "not refined", "masks": 0, **score(generator, scored, num_classes)}]
     print(rows[0], flush=True)
     with TemporaryDirectory(dir=out_dir, prefix=".ladder_") as folder:

@@ -28,8 +28,9 @@ from datasets.sources import read_data
 from inference.localise import scaled_sizes
 from models.backbones import create_vit
 from models.cam import min_max
+from runfolder.run import SaliencyMeta, write_meta
 from scoring.confusion import GRID, ThresholdSweep
-from studies.ablation import Job, scored_settings, table
+from studies.ablation import Job, add_part, part_of, scored_settings, table
 
 GUIDANCE = ("none", "saliency", "true_masks")
 UNGUIDED = str(ROOT / "configs/variants/base.toml")
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--guidance", nargs="+", choices=GUIDANCE, default=GUIDANCE, help="default: all three"
     )
     parser.add_argument("--grids-only", action="store_true", help="train nothing")
+    add_part(parser)
     args = parser.parse_args(argv)
     config, out_dir = load_run(args)
     if not args.out:
@@ -76,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             changes = scored_settings(args, variants, [f"train.image_size=[{size},{size}]"])
             job = Job(out_dir / f"{guidance}_{size}", args, variants, changes)
             name = f"{guidance.replace('_', ' ')}, {size} px"
-            rows += [{"variant": name, **row} for row in job.results(maps)]
-    print(table(rows, config.data.eval_split))
+            scored = job.results(maps, bound=guidance == "true_masks")
+            rows += [{"variant": name, **row} for row in scored]
+    print(table(rows, f"{config.data.eval_split}, {part_of(args, config)}"))
 
 
 def grid_table(
@@ -139,6 +142,7 @@ def write_true_masks(records: Sequence[Record], folder: Path, num_classes: int) 
         truth = read_truth(record, num_classes)
         saliency = np.where(truth == IGNORE, 0.5, truth != BACKGROUND)
         write_saliency(folder / f"{record.name}.png", saliency.astype(np.float32))
+    write_meta(folder, SaliencyMeta({}, {}, [], masked=sorted(r.name for r in records)))
 
 
 if __name__ == "__main__":

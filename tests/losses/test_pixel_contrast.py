@@ -201,6 +201,22 @@ def test_background_anchors_where_saliency_is_soft():
     assert samples.used.tolist() == [True, True, True, True]
 
 
+def test_a_pixel_at_the_hard_threshold_is_not_hard():
+    label = torch.tensor([[[0, 1, 1], [1, INVALID, 0]]], dtype=torch.int16)
+    confidence = torch.tensor([[[0.75, 0.75, 0.5], [1.0, 0.25, 0.625]]])
+    pixels = sort_pixels(label, confidence, 2, hard_threshold=0.75)
+    assert pixels.num_hard.tolist() == [1, 1]
+    assert pixels.num_valid.tolist() == [2, 3]
+    # Pixels are numbered row by row; of each class the hard one comes first.
+    assert pixels.order.tolist() == [5, 0, 2, 1, 3, 4]
+
+
+def test_by_default_pixels_from_a_confidence_of_one_half_take_part_and_from_0_9_are_not_hard():
+    batch = make_batch(*CASES[1])
+    settings = SETTINGS | {"generator": generator_of(0)}
+    assert torch.equal(pixel_contrast_loss(**batch, **settings), compute_loss(batch))
+
+
 def assert_connected_zero(batch):
     batch["embedding"].requires_grad_()
     loss = compute_loss(batch)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from configs import LossConfig
+from losses.pixel import pixel_loss
+from losses.pixel_contrast import pixel_contrast_loss
 from losses.stac import stac_loss
 from losses.token_contrast import token_contrast_loss
 from models.cam import guided_cams
@@ -55,6 +57,20 @@ def test_stac_loss_is_the_weighted_sum_of_its_terms():
     torch.testing.assert_close(terms["saliency"], (first + second).detach(), rtol=1e-12, atol=0)
     token = token_contrast_loss(output.class_tokens, LABELS)
     torch.testing.assert_close(terms["token"], token.detach(), rtol=1e-12, atol=0)
+
+
+def test_contrast_and_pixel_loss_read_the_first_maps():
+    output = output_for(LABELS, pixel_logits=random_tensor(3, 4, 3, 3, seed=7))
+    saliency = saliency_for(LABELS)
+    _, terms = stac_loss(output, LABELS, saliency, LossConfig(), seeded())
+    sampling = {"temperature": 0.6, "num_anchors": 256, "num_negatives": 256}  # the defaults
+    for cams, reads in zip(guided_cams(output, LABELS, (12, 10)), (True, False), strict=True):
+        contrast = pixel_contrast_loss(
+            output.embedding, cams, saliency, LABELS, **sampling, generator=seeded()
+        )
+        pixel = pixel_loss(output.pixel_logits, cams, saliency, LABELS)
+        for name, expected in (("contrast", contrast), ("pixel", pixel)):
+            assert (terms[name].item() == pytest.approx(expected.item(), rel=1e-9)) is reads, name
 
 
 def test_a_weight_of_zero_spares_the_loss_and_its_inputs():

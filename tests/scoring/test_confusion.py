@@ -25,6 +25,15 @@ def test_scores_match_a_hand_count():
     assert scores.fg_iou == pytest.approx(75)  # 3 pixels foreground in both, 4 in either
 
 
+def test_fp_is_what_is_predicted_in_vain_and_fn_what_is_missed():
+    confusion = ConfusionMatrix(1)
+    confusion.update(np.array([[0, 1, 1, 1]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8))
+    # Background: 1 pixel, 2 predicted, so 1 of 2 in vain; class 0: 3 pixels, 1 of them missed.
+    scores = confusion.scores()
+    assert scores.fp == pytest.approx(100 * (1 / 2 + 0) / 2)
+    assert scores.fn == pytest.approx(100 * (0 + 1 / 3) / 2)
+
+
 def test_iou_fp_and_fn_make_up_a_whole():
     confusion = ConfusionMatrix(2, np.array([[50, 3, 2], [7, 11, 5], [1, 0, 13]], np.int64))
     scores = confusion.scores()

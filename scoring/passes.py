@@ -124,9 +124,8 @@ def count_details(
     scores = DetailedScores(num_classes, sees_labels)
 
     def count(truth: np.ndarray, record: Record, path: Path) -> None:
-        group = getattr(record, "group", "")
         if threshold is None:
-            scores.update(truth, read_mask(path, num_classes), group=group)
+            scores.update(truth, read_mask(path, num_classes), group=record.group)
             return
         maps, classes = read_map(path, record.classes)
         maps = maps if len(classes) else np.zeros((0, *truth.shape), np.float32)
@@ -142,7 +141,7 @@ def count_details(
             score_map = maps.max(axis=0, initial=0)
             if path.suffix == ".npz":  # the released code's CAMs hold no image scores
                 image_score = float(read_cam(path).scores.max())
-        scores.update(truth, mask, score_map, image_score, group)
+        scores.update(truth, mask, score_map, image_score, record.group)
 
     _over(records, paths, num_classes, count)
     return scores

@@ -1,7 +1,5 @@
 """What a pass over files hands to the counters."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
@@ -9,11 +7,6 @@ from datasets.files import Cam, write_cam, write_mask, write_saliency
 from datasets.record import Record
 from scoring.detailed import DetailedScores
 from scoring.passes import count_details
-
-
-@dataclass(frozen=True)
-class Grouped(Record):
-    group: str = ""
 
 
 def half(shift=0):
@@ -32,7 +25,7 @@ def test_images_of_one_group_are_drawn_together(tmp_path, threshold):
             write_mask(path, half(i))
         else:
             write_saliency(path, half(i).astype(np.float32))
-        records.append(Grouped(str(i), truth, (0,), truth, group=group))
+        records.append(Record(str(i), truth, (0,), truth, group=group))
         paths.append(path)
         wanted.update(half(), half(i), group=group)
     found = count_details(records, paths, 1, threshold).scores(rounds=50)

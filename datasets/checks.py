@@ -26,6 +26,8 @@ KINDS = {  # kind of problem: what comes of it
     "left out beside the images": "not read: other kinds of files, sub-folders",
     "class without training images": "never learnt; its folder or cell may be mistyped",
     "similar class names": "two classes to the network; one may be mistyped",
+    "near copies in different splits": "leakage: scores measure memory; see data.clean_test",
+    "near copies in one split": "seen more than once; no draw of val or test divides them",
     "identical images in different splits": "leakage, scores come out too high",
     "identical images in one split": "trained on or scored more than once",
     "unreadable mask": STOPS_SCORING,
@@ -89,7 +91,7 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
         problems += wrong
         if record.classes and not record.mask and split in with_masks:
             problems.append(Problem("label without mask", _place(one)))
-    return facts, problems + _duplicate_names(facts) + _identical_images(facts)
+    return facts, problems + _duplicate_names(facts) + _near_copies(facts) + _identical(facts)
 
 
 def _check_classes(data: Data) -> list[Problem]:
@@ -215,19 +217,42 @@ def _duplicate_names(facts: Iterable[Facts]) -> list[Problem]:
     ]
 
 
-def _identical_images(facts: Iterable[Facts]) -> list[Problem]:
-    """Find images of the same pixels, whatever their file format; one problem per group."""
+def copies_in(facts: Iterable[Facts]) -> list[list[Facts]]:
+    """Return the groups of two pictures or more, those in several splits first, then by size."""
+    by_group = defaultdict(list)
+    for one in facts:
+        by_group[one.record.group].append(one)
+    groups = [g for g in by_group.values() if len({one.record.name for one in g}) > 1]
+    return sorted(groups, key=lambda group: (len(_splits_of(group)) < 2, -len(group)))
+
+
+def _near_copies(facts: Iterable[Facts]) -> list[Problem]:
+    """Find pictures that show the same thing, as data.group has it; one problem per group."""
+    return [
+        Problem(f"near copies in {_where(group)}", _places_of(group)) for group in copies_in(facts)
+    ]
+
+
+def _identical(facts: Sequence[Facts]) -> list[Problem]:
+    """Find images of the same pixels that are not of one group; one problem per picture."""
+    named = {id(one) for group in copies_in(facts) for one in group}
     by_digest = defaultdict(list)
     for one in facts:
         if one.digest:
             by_digest[one.digest].append(one)
-    problems = []
-    for group in by_digest.values():
-        if len(group) > 1:
-            several = len({one.split for one in group}) > 1
-            where = "different splits" if several else "one split"
-            problems.append(Problem(f"identical images in {where}", _places_of(group)))
-    return problems
+    return [
+        Problem(f"identical images in {_where(alike)}", _places_of(alike))
+        for alike in by_digest.values()
+        if len(alike) > 1 and not all(id(one) in named for one in alike)
+    ]
+
+
+def _where(group: Sequence[Facts]) -> str:
+    return "different splits" if len(_splits_of(group)) > 1 else "one split"
+
+
+def _splits_of(group: Iterable[Facts]) -> set[str]:
+    return {one.split for one in group}
 
 
 def _places_of(group: Sequence[Facts]) -> str:

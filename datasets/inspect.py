@@ -1,8 +1,9 @@
 """Look at a data set before training on it: what it holds, and what is wrong with it.
 
 Opens every image and mask. Prints counts, sizes, picture modes, mask areas and the first five
-problems of each kind with their number, and draws five images with their masks: OUT/inspect.png.
-The exit code is 1 if training would fail.
+problems of each kind with their number. Draws five images with their masks, OUT/inspect.png, and
+five groups of pictures that show the same thing, OUT/copies.png. The exit code is 1 if training
+would fail.
 """
 
 import sys
@@ -27,12 +28,13 @@ from datasets.checks import (
     Problem,
     area_quantiles,
     check_data,
+    copies_in,
     count_labels,
     left_out,
 )
 from datasets.files import read_image, read_truth, write_image
 from datasets.pictures import colour_legend, fit_cell, paint_mask
-from datasets.sources import Data, read_data
+from datasets.sources import Data, read_data, warnings
 
 NUM_EXAMPLES = 5
 
@@ -47,12 +49,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         problems += left_out(data)
 
     print(f"{config.data.source}, {config.data.root}\n")
-    print(f"{_counts(data)}\nfit is trained on, val is held out\n")
+    print(f"{_counts(data)}\nfit is trained on, val is held out; copies count as one picture\n")
     print(f"{_sizes(facts)}\n{_modes(facts)}\n")
     print(f"{_areas(facts, data.class_names)}\n")
     examples = choose_examples(facts)
     if examples:
         _draw(out_dir / "inspect.png", examples, data.class_names)
+    copies = copies_in(facts)
+    if copies:
+        _draw_copies(out_dir / "copies.png", copies)
+    for line in warnings(data):
+        print(f"warning: {line}")
     print(f"\n{_problem_list(problems)}")
     fatal = [problem for problem in problems if KINDS[problem.kind] == STOPS_TRAINING]
     if fatal:
@@ -63,11 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _counts(data: Data) -> str:
-    rows = [("split", "images", *data.class_names, "several classes", "defect-free")]
+    heads = ("split", "images", "pictures", *data.class_names, "several classes", "defect-free")
+    rows = [heads]
     for split, records in data.splits.items():
         classes, *special = count_labels(records, len(data.class_names))
         shares = [f"{n} ({100 * n / max(1, len(records)):.1f} %)" for n in special]
-        rows.append((split, str(len(records)), *map(str, classes), *shares))
+        pictures = len({record.group for record in records})
+        rows.append((split, str(len(records)), str(pictures), *map(str, classes), *shares))
     return _table(rows)
 
 
@@ -125,6 +134,22 @@ def _draw(path: Path, examples: Sequence[Facts], class_names: Sequence[str]) -> 
         label = ", ".join(class_names[k] for k in one.record.classes) or "defect-free"
         print(f"  {one.record.name}: {label}")
     print(colour_legend(class_names))
+
+
+def _draw_copies(path: Path, copies: Sequence[Sequence[Facts]]) -> None:
+    """Write the first groups as rows of pictures."""
+    blank = np.zeros_like(fit_cell(np.zeros((1, 1, 3))))
+    rows = []
+    for group in copies[:NUM_EXAMPLES]:
+        readable = [one for one in group if one.size][:NUM_EXAMPLES]
+        cells = [fit_cell(read_image(one.record.image) / 255) for one in readable]
+        rows.append(np.concatenate([*cells, *[blank] * (NUM_EXAMPLES - len(cells))], axis=1))
+    write_image(path, np.concatenate(rows))
+    images, largest = sum(map(len, copies)), max(map(len, copies))
+    print(
+        f"\nwrote {path}: {len(rows)} of {len(copies)} groups that show the same thing, one a row; "
+        f"{images} images are in such groups, the largest has {largest}"
+    )
 
 
 def _problem_list(problems: Sequence[Problem]) -> str:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.checks import Facts, area_quantiles, check_data, count_labels, read_mode
+from datasets.checks import (
+    Facts,
+    area_quantiles,
+    check_data,
+    copies_in,
+    count_labels,
+    read_mode,
+)
 from datasets.files import write_image, write_mask
 from datasets.record import NO_DEFECT, Record
 from datasets.sources import Data
@@ -33,7 +40,7 @@ def test_defect_free_images_without_a_mask_are_no_problem(tmp_path):
 
 def test_one_name_in_two_splits_is_found(tmp_path):
     a, b, c = records_of(tmp_path / "x", "a", "b", "c")
-    other = records_of(tmp_path / "y", "a")
+    other = records_of(tmp_path / "y", "a")  # of another picture
     splits = {"train": (a, b, c), "fit": (a, b), "val": (c,), "test": other}
     facts, problems = check_data(Data(("hole",), splits))
     assert sorted(found.split for found in facts) == ["fit", "fit", "test", "val"]
@@ -48,6 +55,15 @@ def test_one_record_in_two_splits_is_found(tmp_path):
     assert [found.split for found in facts] == ["fit", "val", "test", "train"]
     kinds = [problem.kind for problem in problems]
     assert kinds == ["duplicate name", "identical images in different splits"]
+
+
+def test_pictures_of_one_group_in_two_splits_are_leakage(tmp_path):
+    records = [replace(r, group="tile 7") for r in records_of(tmp_path, *"abcd")]
+    a, b, c, d = (*records[:3], replace(records[3], group="tile 8"))
+    facts, problems = check_data(Data(("hole",), {"train": (a, b, d), "test": (c,)}))
+    text = f"{c.image} (test) = {a.image} (train) = {b.image} (train)"
+    assert problems == [("near copies in different splits", text)]
+    assert [[one.record.name for one in group] for group in copies_in(facts)] == [["c", "a", "b"]]
 
 
 def test_large_group_of_copies_is_one_problem_that_names_five(tmp_path):

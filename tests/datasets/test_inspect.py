@@ -74,6 +74,7 @@ def stop_line(arguments: list[str]) -> str:
 def listed(printed: str) -> dict[str, tuple[int, list[str]]]:
     """Return {kind of problem: (total, lines below it)}."""
     found = {}
+    lines: list[str] = []  # of what is printed before the first heading
     for line in printed.split("RGB of the classes")[1].splitlines()[2:]:
         if heading := re.fullmatch(r"(\w.*): (\d+) \(.*\)", line):
             lines = []
@@ -87,9 +88,12 @@ def test_sound_data_is_counted_and_drawn(miniature, capsys):
     datasets.inspect.main(miniature.arguments())
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if line}
-    # 5 training images: one of each class, one free, and one with inclusion and scratches.
-    assert rows["train"] == ["train", "5", "2", "1", "2", "1", "(20.0", "%)", "1", "(20.0", "%)"]
-    assert rows["test"] == ["test", "4", "1", "1", "1", "0", "(0.0", "%)", "1", "(25.0", "%)"]
+    # 5 training images, all of different pictures: one of each class, one free, and one with
+    # inclusion and scratches.
+    train = ["train", "5", "5", "2", "1", "2", "1", "(20.0", "%)", "1", "(20.0", "%)"]
+    test = ["test", "4", "4", "1", "1", "1", "0", "(0.0", "%)", "1", "(25.0", "%)"]
+    assert (rows["train"], rows["test"]) == (train, test)
+    assert not (miniature.out / "copies.png").exists()
     assert "sizes, H x W: 37 x 50 (9)" in printed
     assert "picture modes: RGB (9)" in printed
     # One pixel of 37 * 50 is 0.054 %.
@@ -133,8 +137,8 @@ def test_every_planted_fault_is_found(miniature, capsys):
     assert "expected data to train on, got 2 problems that stop training" in line
     assert {kind: total for kind, (total, _) in found.items()} == {
         "unreadable image": 2,
-        "identical images in different splits": 1,
-        "identical images in one split": 1,
+        "near copies in different splits": 1,
+        "near copies in one split": 1,
         "unreadable mask": 1,
         "unknown mask value": 7,
         "mask of another size than its image": 1,
@@ -144,8 +148,8 @@ def test_every_planted_fault_is_found(miniature, capsys):
     }
     expected = {
         "unreadable image": "broken.png: expected PNG, JPEG, BMP, TIFF or WebP, got",
-        "identical images in different splits": r"copy.bmp \((fit|val)\) = .*good_0.png \(test\)",
-        "identical images in one split": r"twin_a.png \(test\) = .*twin_b.png \(test\)",
+        "near copies in different splits": r"copy.bmp \((fit|val)\) = .*good_0.png \(test\)",
+        "near copies in one split": r"twin_a.png \(test\) = .*twin_b.png \(test\)",
         "unreadable mask": "bad_mask.png: expected a grey or palette picture, got",
         "unknown mask value": r"odd_0.png: expected 0..3 and 255, got 4",
         "mask of another size than its image": "small.png: 20 x 30, image 37 x 50",
@@ -157,6 +161,24 @@ def test_every_planted_fault_is_found(miniature, capsys):
         assert re.search(pattern, "\n".join(found[kind][1])), kind
     odd = found["unknown mask value"][1]
     assert len(odd) == 6 and odd[-1] == "... and 2 more"
+
+
+def test_turned_and_mirrored_copies_are_named_and_drawn(miniature, capsys):
+    image = read_image(miniature.image("train", "two"))
+    turned = {"turned": np.rot90(image), "mirrored": image[:, ::-1], "light": image // 2 + 60}
+    for stem, pixels in turned.items():
+        miniature.add("train", stem, (0,))
+        write_image(miniature.image("train", stem), np.ascontiguousarray(pixels))
+        miniature.mask("train", stem).unlink()
+    datasets.inspect.main(miniature.arguments())
+    printed = capsys.readouterr().out
+    assert re.search(r"train +8 +5 ", printed)  # 8 images show 5 pictures
+    assert "4 images are in such groups, the largest has 4" in printed
+    assert listed(printed)["near copies in one split"][0] == 1
+    sheet = read_image(miniature.out / "copies.png")  # one row: four pictures and an empty cell
+    assert sheet.shape == (CELL + GAP, 5 * (CELL + GAP), 3)
+    assert sheet[:, 3 * (CELL + GAP) : 4 * (CELL + GAP)].any()
+    assert not sheet[:, 4 * (CELL + GAP) :].any()
 
 
 def test_faults_of_masks_alone_leave_the_exit_code_0(miniature, capsys):

@@ -56,13 +56,13 @@ NEU_MASKS = {  # values drawn into the mask of each training picture
     "000004": (3,),
     "000005": (),
 }
-MTD_PICTURES = {
-    "Blowhole": ("exp1_num_11", "exp2_num_11"),
-    "Break": ("exp1_num_21", "exp2_num_21"),
-    "Crack": ("exp1_num_31", "exp3_num_31"),
-    "Fray": ("exp1_num_41", "exp2_num_41"),
-    "Uneven": ("exp1_num_51", "exp2_num_51"),
-    "Free": ("exp1_num_61", "exp2_num_61"),
+MTD_PICTURES = {  # of each class one for test, one for val, and one to train on
+    "Blowhole": ("exp1_num_11", "exp2_num_11", "exp4_num_11"),
+    "Break": ("exp1_num_21", "exp2_num_21", "exp4_num_21"),
+    "Crack": ("exp1_num_31", "exp3_num_31", "exp4_num_31"),
+    "Fray": ("exp1_num_41", "exp2_num_41", "exp4_num_41"),
+    "Uneven": ("exp1_num_51", "exp2_num_51", "exp4_num_51"),
+    "Free": ("exp1_num_61", "exp2_num_61", "exp4_num_61"),
 }
 
 
@@ -122,7 +122,7 @@ def mtd_root(tmp_path: Path) -> Path:
 def _write_dagm_part(folder: Path, images: dict[str, int]) -> None:
     rows = ["1"]
     for i, (stem, defect) in enumerate(images.items(), start=1):
-        _write_grey(folder / f"{stem}.PNG", 90, 91)
+        _write_picture(folder / f"{stem}.PNG")
         if defect:
             _write_grey(folder / f"Label/{stem}_label.PNG", 0, 255, 128, 127)
         rows.append(f"{i}\t{defect}\t{stem}.PNG\t0\t{f'{stem}_label.PNG' if defect else 0}")
@@ -156,6 +156,7 @@ def mvtec(tmp_path: Path) -> Path:
 
 VOC_OBJECTS = {  # name: (class, difficult) of its objects
     "2007_000032": (("aeroplane", 0), ("person", 0), ("person", 1)),
+    "2007_000033": (("person", 0),),
     "2007_000039": (("tvmonitor", 0),),
     "2007_000061": (("boat", 1),),
     "2008_000002": (("cat", 0), ("dog", 1)),
@@ -189,9 +190,9 @@ def voc(tmp_path: Path) -> Path:
         (root / f"Annotations/{name}.xml").write_text(_voc_annotation(objects))
     mask = np.zeros((7, 9), np.uint8)
     mask[0, :4] = 255, 1, 15, 20
-    for name in ("2007_000032", "2007_000039", "2007_000061"):
+    for name in ("2007_000032", "2007_000033", "2007_000039", "2007_000061"):
         write_mask(root / f"SegmentationClass/{name}.png", mask)
-    lists = {"train": "2007_000032\n2007_000039\n", "val": "2007_000061"}
+    lists = {"train": "2007_000032\n2007_000033\n2007_000039\n", "val": "2007_000061"}
     for split, text in lists.items():
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(text)
     return root
@@ -204,13 +205,14 @@ AUTHORS_LABELS = {
     "000002": [0.01, 1, 0.1],  # "soft"
     "000003.jpg": [0, 0, 0],
     "000004t.png": [0, 0.9, 1],
+    "000006": [0, 1, 0],
 }
 
 
 @pytest.fixture
 def authors(tmp_path: Path) -> Path:
     root = tmp_path / "MTD_VOC"
-    for name in ("exp1.5_num_01", "000002", "000003", "000004t"):
+    for name in ("exp1.5_num_01", "000002", "000003", "000004t", "000006"):
         write_image(root / f"JPEGImages/{name}.jpg", np.full((7, 9, 3), 90, np.uint8))
         _write_grey(root / f"SALmapsALL/{name}.png", 200)
     mask = np.zeros((7, 9), np.uint8)
@@ -218,7 +220,7 @@ def authors(tmp_path: Path) -> Path:
     write_mask(root / "SegmentationMASK/000004t.png", mask)
     content = {name: np.array(label, np.float32) for name, label in AUTHORS_LABELS.items()}
     np.save(root / "cls_labels_soft.npy", content, allow_pickle=True)
-    (root / "train.txt").write_text("000002\nexp1.5_num_01\r\n000003")
+    (root / "train.txt").write_text("000002\nexp1.5_num_01\r\n000003\n000006")
     (root / "test.txt").write_text("000004t")
     return root
 

@@ -127,9 +127,9 @@ def test_mvtec_can_have_a_class_per_type_of_defect(mvtec):
 
 
 def test_mvtec_split_takes_a_share_of_each_type_and_keeps_official_good(mvtec):
-    data = read("mvtec", mvtec, test_share=0.3)
+    data = read("mvtec", mvtec, test_share=0.3, defect_types=True)
     kinds = {split: [r.image.parent.name for r in data.split(split)] for split in ("train", "test")}
-    # 0.3 of 10, 4 and 1: 3, round(1.2) = 1, and none of a single image.
+    # 0.3 of 10, 4 and 1: 3, 1.2 to the nearest, and none of a single image.
     assert [kinds["test"].count(k) for k in ("broken_large", "contamination", "cut")] == [3, 1, 0]
     assert [kinds["train"].count(k) for k in ("broken_large", "contamination", "cut")] == [7, 3, 1]
     goods = {r.name for r in data.split("train") if not r.classes}
@@ -139,14 +139,20 @@ def test_mvtec_split_takes_a_share_of_each_type_and_keeps_official_good(mvtec):
     assert not names(data.split("train")) & names(data.split("test"))
 
 
-def test_mvtec_split_depends_on_the_seed_and_on_no_other_type(mvtec):
+def test_mvtec_split_takes_a_share_of_all_defects_where_they_are_one_class(mvtec):
+    data = read("mvtec", mvtec, test_share=0.3)
+    assert sum(bool(r.classes) for r in data.split("test")) in (4, 5)  # 0.3 of 15
+    assert sum(bool(r.classes) for r in data.split("train")) in (10, 11)
+    assert not names(data.split("train")) & names(data.split("test"))
+
+
+def test_mvtec_split_depends_on_the_seed_and_never_draws_official_good(mvtec):
     first = read("mvtec", mvtec, seed=0).splits
     assert read("mvtec", mvtec, seed=0).splits == first
     drawn = {frozenset(names(read("mvtec", mvtec, seed=s).split("test"))) for s in range(4)}
     assert len(drawn) > 1
-    shutil.rmtree(mvtec / "test/contamination")
-    after = read("mvtec", mvtec, seed=0).splits
-    assert names(after["test"]) == {n for n in names(first["test"]) if "contam" not in n}
+    goods = {f"test_good_{i:03d}" for i in range(3)}
+    assert all(goods == {name for name in of_seed if "good" in name} for of_seed in drawn)
 
 
 def test_mvtec_without_share_or_masks(mvtec):

@@ -36,7 +36,12 @@ def names(records: Iterable[Record]) -> set[str]:
 def test_authors_labels_come_from_their_file_and_soft_values_are_absent(authors):
     data = read("authors", authors)
     assert data.class_names == ("class_1", "class_2", "class_3")
-    assert labels(data, "train") == {"000002": (1,), "exp1.5_num_01": (0,), "000003": ()}
+    assert labels(data, "train") == {
+        "000002": (1,),
+        "exp1.5_num_01": (0,),
+        "000003": (),
+        "000006": (1,),
+    }
     assert labels(data, "test") == {"000004t": (1, 2)}
     record = found(data, "000004t")
     assert record.image == authors / "JPEGImages/000004t.jpg"
@@ -45,7 +50,7 @@ def test_authors_labels_come_from_their_file_and_soft_values_are_absent(authors)
 
 
 def test_authors_labels_of_more_than_254_classes_are_refused(authors):
-    names = ("exp1.5_num_01", "000002", "000003", "000004t")
+    names = ("exp1.5_num_01", "000002", "000003", "000004t", "000006")
     content = {name: np.zeros(255, np.float32) for name in names}
     np.save(authors / "cls_labels_soft.npy", content, allow_pickle=True)
     with pytest.raises(ValueError, match=r"cls_labels_soft\.npy: expected at most 254 classes, "):
@@ -58,14 +63,15 @@ def test_authors_labels_of_more_than_254_classes_are_refused(authors):
 def test_authors_folders_may_have_a_prefix_and_png_images(authors, write_grey):
     write_grey(authors / "rJPEGImages/000002.png", 90, mode="RGB")
     write_grey(authors / "rJPEGImages/000003.png", 90)
+    write_grey(authors / "rJPEGImages/000006.png", 90, 0, 90)
     write_grey(authors / "rSegmentationClass/000002.png", 2)
-    (authors / "two.txt").write_text("000002\n000003\n")
-    data = read("authors", authors, prefix="r", train_list="two.txt", classes=("a", "b", "c"))
+    (authors / "own.txt").write_text("000002\n000003\n000006\n")
+    data = read("authors", authors, prefix="r", train_list="own.txt", classes=("a", "b", "c"))
     assert data.class_names == ("a", "b", "c")
     record = found(data, "000002")
     assert record.image == authors / "rJPEGImages/000002.png"
     assert record.mask == authors / "rSegmentationClass/000002.png"
-    assert labels(data, "train") == {"000002": (1,), "000003": ()}
+    assert labels(data, "train") == {"000002": (1,), "000003": (), "000006": (1,)}
     assert "test" not in data.splits  # the list of train decides alone
 
 
@@ -78,7 +84,7 @@ def test_authors_lists_and_labels_may_lie_elsewhere(authors, tmp_path):
         train_list=str(tmp_path / "train.txt"),
         table=str(tmp_path / "cls_labels_soft.npy"),
     )
-    assert list(labels(data, "train")) == ["000002", "exp1.5_num_01", "000003"]
+    assert list(labels(data, "train")) == ["000002", "exp1.5_num_01", "000003", "000006"]
     assert "test" not in data.splits
 
 

@@ -33,7 +33,7 @@ def names(records: Iterable[Record]) -> set[str]:
 
 def add_voc_augmented(root: Path, write_grey: Callable[..., None]) -> None:
     """Add SegmentationClassAug: grey masks of train, of val and of images of neither."""
-    for name in ("2007_000032", "2007_000061", "2008_000002", "2009_000001"):
+    for name in ("2007_000032", "2007_000033", "2007_000061", "2008_000002", "2009_000001"):
         write_grey(root / f"SegmentationClassAug/{name}.png", 8, 8, 255)
 
 
@@ -46,7 +46,11 @@ def test_voc_labels_are_the_objects_that_are_not_difficult(voc):
         "person",
         "tvmonitor",
     )
-    assert labels(data, "train") == {"2007_000032": (0, 14), "2007_000039": (19,)}
+    assert labels(data, "train") == {
+        "2007_000032": (0, 14),
+        "2007_000033": (14,),
+        "2007_000039": (19,),
+    }
     assert labels(data, "test") == {"2007_000061": ()}
 
 
@@ -71,6 +75,7 @@ def test_voc_train_aug_is_all_augmented_masks_outside_val(voc, write_grey):
     data = read("voc", voc, train_list="train_aug")
     assert labels(data, "train") == {
         "2007_000032": (0, 14),
+        "2007_000033": (14,),
         "2008_000002": (7,),
         "2009_000001": (18,),
     }
@@ -84,16 +89,21 @@ def test_voc_train_aug_is_all_augmented_masks_outside_val(voc, write_grey):
 def test_voc_train_aug_list_may_hold_paths(voc, write_grey):
     add_voc_augmented(voc, write_grey)
     (voc / "ImageSets/Segmentation/train_aug.txt").write_text(
-        "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n2009_000001\n"
+        "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n"
+        "2007_000033\n2009_000001\n"
     )
     data = read("voc", voc, train_list="train_aug")
-    assert list(labels(data, "train")) == ["2007_000032", "2009_000001"]
+    assert list(labels(data, "train")) == ["2007_000032", "2007_000033", "2009_000001"]
 
 
 def test_voc_takes_a_list_of_the_user(voc, tmp_path):
-    (tmp_path / "own.txt").write_text("2009_000001\n2007_000039")
+    (tmp_path / "own.txt").write_text("2009_000001\n2007_000033\n2007_000032")
     data = read("voc", voc, train_list=str(tmp_path / "own.txt"), test_list="val")
-    assert labels(data, "train") == {"2009_000001": (18,), "2007_000039": (19,)}
+    assert labels(data, "train") == {
+        "2009_000001": (18,),
+        "2007_000033": (14,),
+        "2007_000032": (0, 14),
+    }
     assert found(data, "2009_000001").mask is None
     assert labels(data, "test") == {"2007_000061": ()}
 

@@ -117,9 +117,11 @@ def test_tables_name_labelme_files_of_several_classes(tmp_path):
     root = tmp_path / "parts"
     picture(root / "1.png")
     picture(root / "2.png")
+    picture(root / "3.png")
     shapes = [shape(n, "rectangle", (x, 0), (x + 1, 1)) for x, n in enumerate(NAMES)]
     labelme(root / "marked/1.json", *shapes)
-    (root / "parts.csv").write_text("image,classes,mask\n1.png,crack|dent,marked/1.json\n2.png,,\n")
+    lines = ("image,classes,mask", "1.png,crack|dent,marked/1.json", "2.png,,", "3.png,,")
+    (root / "parts.csv").write_text("\n".join(lines))
     record = record_named(read("csv", root, table="parts.csv"), "1")
     assert record.classes == (0, 1)
     assert read_truth(record, 2)[0, :3].tolist() == [1, 2, 0]

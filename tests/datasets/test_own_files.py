@@ -152,12 +152,12 @@ def test_table_with_a_column_of_joined_classes(pictures, own_table):
 
 
 def test_a_cell_that_names_no_defect_is_defect_free(pictures):
-    text = "image,classes\na/1.png,dent\na/2.png, Good \nb/1.png,defect-free\n"
+    text = "image,classes\na/1.png,dent\na/2.png, Good \nb/1.png,defect-free\nb/2.jpg,dent\n"
     data = read_csv(pictures, text, test_share=0.0)
     assert data.class_names == ("dent",)
-    assert labels(data, "train") == {"a_1": (0,), "a_2": (), "b_1": ()}
+    assert labels(data, "train") == {"a_1": (0,), "a_2": (), "b_1": (), "b_2": (0,)}
     data = read_csv(pictures, text, test_share=0.0, classes=("dent", "Good"))  # a class if so named
-    assert labels(data, "train") == {"a_1": (0,), "a_2": (1,), "b_1": ()}
+    assert labels(data, "train") == {"a_1": (0,), "a_2": (1,), "b_1": (), "b_2": (0,)}
 
 
 def test_classes_may_be_put_in_order(pictures, own_table):
@@ -185,6 +185,8 @@ def test_table_without_split_draws_a_share_of_each_label(pictures, write_picture
     # Five images of each label, 0.4 of them are two.
     assert sorted(labels(data, "test").values()) == [(), (), (0,), (0,)]
     assert all(record.mask is None for record in data.split("test"))
+    turned = read_csv(pictures, "\n".join(["image,classes", *lines[::-1]]), test_share=0.4)
+    assert labels(turned, "test") == labels(data, "test")
 
 
 def test_table_anywhere_and_val_lines(pictures, tmp_path):

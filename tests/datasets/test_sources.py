@@ -63,7 +63,7 @@ def test_neu_seg_labels_are_written_once_and_masks_never_opened_again(neu_root, 
         ["000004", "scratches"],
         ["000005", ""],
     ]
-    assert [p.name for p in path.parent.iterdir()] == ["labels.csv"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["groups.csv", "labels.csv"]
     written = path.stat().st_mtime_ns
     shutil.rmtree(neu_root / "annotations")
     data = read_data(neu(neu_root), path)
@@ -196,7 +196,8 @@ def test_limit_keeps_evenly_spaced_pictures_of_each_split(neu_root, tmp_path, wr
 
 
 def test_one_picture_cannot_be_divided(neu_root, tmp_path):
-    with pytest.raises(ValueError, match="at least 2 images, one of them for validation, got 1"):
+    expected = "two groups of images or more of some class, .* got 1 images in 1 groups"
+    with pytest.raises(ValueError, match=expected):
         read_data(replace(neu(neu_root), limit=1), tmp_path / "labels.csv")
 
 

@@ -37,7 +37,7 @@ def test_mtd_classes_come_from_the_folders_and_masks_are_grey(mtd_root, tmp_path
     data = read_data(mtd(mtd_root, test_share=0.0), tmp_path / "labels.csv")
     assert data.class_names == MTD_CLASSES == ("blowhole", "break", "crack", "fray", "uneven")
     found = {record.name: record for record in data.split("train")}
-    assert len(found) == 12
+    assert len(found) == 18
     for folder, stems in mtd_pictures.items():
         for stem in stems:
             record = found[stem]
@@ -56,38 +56,44 @@ def test_mtd_without_test_share_offers_no_test(mtd_root, tmp_path):
 
 
 def test_mtd_split_keeps_tiles_together_and_about_the_share(mtd_root, tmp_path, add_mtd):
-    for tile in range(100, 300):
+    for tile in range(100, 200):
         for view in (1, 2):
             add_mtd(mtd_root, "Free", f"exp{view}_num_{tile}")
-    splits = read_data(mtd(mtd_root, test_share=0.3), tmp_path / "labels.csv").splits
+    settings = mtd(mtd_root, test_share=0.3, group=r"num_(\d+)")
+    data = read_data(settings, tmp_path / "labels.csv")
+    splits = data.splits
     tiles = {split: {re.sub(".*_", "", name) for name in names(splits[split])} for split in splits}
     assert not tiles["train"] & tiles["test"]
-    assert len(splits["train"]) + len(splits["test"]) == 12 + 400
-    # 206 tiles, share 0.3: binomial mean 62, standard deviation 6.6; allow 4 of these.
-    assert 36 <= len(tiles["test"]) <= 88
+    assert not tiles["fit"] & tiles["val"]
+    assert len(splits["train"]) + len(splits["test"]) == 18 + 200
+    # 0.3 of 203 defect-free images is 60.9; half a tile of three exposures is 1.5.
+    assert 59 <= len(splits["test"]) <= 62
+    # Each defect shows on one tile only, which is trained on.
+    assert set(labels(data, "test").values()) == {()}
+    assert {(k,) for k in range(5)} <= set(labels(data, "fit").values())
 
 
-def test_mtd_split_depends_on_a_picture_alone(mtd_root, tmp_path, add_mtd):
-    before = read_data(mtd(mtd_root, test_share=0.5), tmp_path / "labels.csv").splits
-    add_mtd(mtd_root, "Free", "exp1_num_999")
-    other_seed = mtd(mtd_root, test_share=0.5, seed=9)
-    after = read_data(other_seed, tmp_path / "labels.csv").splits
-    for split in ("train", "test"):
-        assert before[split]
-        assert set(names(after[split])) - set(names(before[split])) <= {"exp1_num_999"}
-        assert set(names(before[split])) <= set(names(after[split]))
+def test_mtd_split_takes_a_share_of_each_class_by_the_seed(mtd_root, tmp_path):
+    def drawn(seed: int) -> dict[str, tuple[int, ...]]:
+        settings = mtd(mtd_root, test_share=0.3, seed=seed)
+        return labels(read_data(settings, tmp_path / "labels.csv"), "test")
+
+    for seed in range(4):  # 0.3 of three images of each class, to the nearest
+        assert sorted(drawn(seed).values()) == [(), (0,), (1,), (2,), (3,), (4,)]
+    assert drawn(0) == drawn(0)
+    assert len({frozenset(drawn(seed)) for seed in range(4)}) > 1
 
 
-def test_mtd_split_is_the_same_in_every_process(mtd_root):
+def test_mtd_split_is_the_same_in_every_process(mtd_root, tmp_path):
     script = (
-        "from pathlib import Path; from configs import DataConfig;"
+        "import sys; from pathlib import Path; from configs import DataConfig;"
         "from datasets.sources import read_data;"
-        f"data = read_data(DataConfig(source='mtd', root={str(mtd_root)!r}), Path('labels.csv'));"
+        f"data = read_data(DataConfig(source='mtd', root={str(mtd_root)!r}), Path(sys.argv[1]));"
         "print({split: [r.name for r in records] for split, records in data.splits.items()})"
     )
     printed = {
         subprocess.run(
-            [sys.executable, "-c", script],
+            [sys.executable, "-c", script, str(tmp_path / seed / "labels.csv")],
             env={**os.environ, "PYTHONHASHSEED": seed},
             cwd=ROOT,
             check=True,
@@ -101,11 +107,16 @@ def test_mtd_split_is_the_same_in_every_process(mtd_root):
 
 
 def test_mtd_list_files_decide(mtd_root, tmp_path):
-    (tmp_path / "train.txt").write_text("exp1_num_61\nexp1_num_11\nexp2_num_21")
+    (tmp_path / "train.txt").write_text("exp1_num_61\nexp1_num_11\nexp2_num_21\nexp2_num_61")
     (tmp_path / "test.txt").write_text("exp3_num_31\n")
     lists = {"train_list": str(tmp_path / "train.txt"), "test_list": str(tmp_path / "test.txt")}
     data = read_data(mtd(mtd_root, **lists), tmp_path / "labels.csv")
-    assert labels(data, "train") == {"exp1_num_61": (), "exp1_num_11": (0,), "exp2_num_21": (1,)}
+    assert labels(data, "train") == {
+        "exp1_num_61": (),
+        "exp1_num_11": (0,),
+        "exp2_num_21": (1,),
+        "exp2_num_61": (),
+    }
     assert labels(data, "test") == {"exp3_num_31": (2,)}
     lists["test_list"] = ""
     assert "test" not in read_data(mtd(mtd_root, **lists), tmp_path / "labels.csv").splits
@@ -149,10 +160,9 @@ def test_mtd_picture_without_mask_can_be_trained_on(mtd_root, tmp_path):
     assert [record.name for record in records if record.mask is None] == ["exp1_num_11"]
 
 
-def test_share_that_leaves_no_training_picture_is_refused(mtd_root, tmp_path):
-    with pytest.raises(
-        ValueError, match="train: expected at least 2 images, one of them for validation, got 0"
-    ):
+def test_share_that_leaves_one_training_picture_of_each_class_is_refused(mtd_root, tmp_path):
+    expected = r"train: expected two groups of images .*, got 6 images in 6 groups\. Check data\.ro"
+    with pytest.raises(ValueError, match=expected):
         read_data(mtd(mtd_root, test_share=0.999999), tmp_path / "labels.csv")
 
 
@@ -163,18 +173,20 @@ def test_fit_and_val_divide_train_by_the_seed(mtd_root, tmp_path):
         return {split: names(records) for split, records in found.items()}
 
     first = splits(0)
-    assert len(first["val"]) == 3  # a quarter of 12
+    assert len(first["val"]) == 6  # a quarter of three images, at least one, of each class
     assert not set(first["fit"]) & set(first["val"])
     assert sorted(first["fit"] + first["val"]) == first["train"]
     assert splits(0) == first
     assert any(splits(seed)["val"] != first["val"] for seed in (1, 2, 3))
 
 
-@pytest.mark.parametrize(("fraction", "num_val"), [(0.001, 1), (0.999, 11)])
-def test_fit_and_val_are_never_empty(mtd_root, tmp_path, fraction, num_val):
+@pytest.mark.parametrize(("fraction", "num_val"), [(0.001, 1), (0.999, 2)])
+def test_fit_and_val_have_each_class(mtd_root, tmp_path, fraction, num_val):
     settings = mtd(mtd_root, test_share=0.0, val_fraction=fraction)
     data = read_data(settings, tmp_path / "labels.csv")
-    assert (len(data.split("val")), len(data.split("fit"))) == (num_val, 12 - num_val)
+    every = [(), *((k,) for k in range(5))]  # three images of each
+    assert Counter(labels(data, "val").values()) == dict.fromkeys(every, num_val)
+    assert Counter(labels(data, "fit").values()) == dict.fromkeys(every, 3 - num_val)
 
 
 def test_real_mtd_has_its_known_numbers_and_fitting_masks(tmp_path):

@@ -273,13 +273,13 @@ def test_levelled_maps_agree_with_one_threshold_everywhere():
 FLOAT32 = st.floats(0, 1, width=32)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(FLOAT32, st.lists(st.tuples(FLOAT32, FLOAT32, FLOAT32), min_size=1, max_size=5))
 def test_levelled_maps_agree_with_one_threshold_for_any_values(threshold, values):
     assert_levelled_maps_agree(np.array(values, np.float32).T[:, None], threshold)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(FLOAT32, FLOAT32), min_size=1, max_size=4))
 def test_foreground_is_what_lies_above_the_threshold_of_a_class(pairs):
     cam, thresholds = np.array(pairs, np.float32).T[:, :, None, None]

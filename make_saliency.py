@@ -14,6 +14,7 @@ from configs import Config, changed
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_image, write_saliency
 from datasets.record import Record
+from datasets.sources import draw_warnings
 from models.device import select_device
 from pipeline import next_step
 from runfolder.run import (
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Run(run.folder, changed(run.config, _flags(run.config, args)))
     config, data = run.config, run.data
     run.save_config()
+    for line in draw_warnings(data):
+        print(f"warning: {line}")
     splits = args.split or data.default_splits(config.data.eval_split)
     records = data.records(splits)
     device = select_device(args.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from configs.command_line import load_run, run_stage, stage_parser
-from datasets.sources import read_data
+from datasets.sources import GROUPS_NAME, read_data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, out_dir = load_run(parser.parse_args(argv))
     with TemporaryDirectory() as folder:
         labels_path = Path(folder, "labels.csv")
-        if (out_dir / "labels.csv").is_file():
-            shutil.copy(out_dir / "labels.csv", labels_path)
+        for name in (labels_path.name, GROUPS_NAME):
+            if (out_dir / name).is_file():
+                shutil.copy(out_dir / name, folder)
         data = read_data(config.data, labels_path)
     data.split(config.data.eval_split)
 

@@ -34,7 +34,7 @@ from datasets.checks import (
 )
 from datasets.files import read_image, read_truth, write_image
 from datasets.pictures import colour_legend, fit_cell, paint_mask
-from datasets.sources import Data, read_data, warnings
+from datasets.sources import Data, draw_warnings, read_data
 
 NUM_EXAMPLES = 5
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     copies = copies_in(facts)
     if copies:
         _draw_copies(out_dir / "copies.png", copies)
-    for line in warnings(data):
+    for line in draw_warnings(data):
         print(f"warning: {line}")
     print(f"\n{_problem_list(problems)}")
     fatal = [problem for problem in problems if KINDS[problem.kind] == STOPS_TRAINING]

@@ -27,6 +27,8 @@ from datasets.record import Record, check_num_classes, spread
 from datasets.sample import write_sample
 from datasets.splits import draw, single_groups
 
+GROUPS_NAME = "groups.csv"  # beside labels.csv
+
 
 @dataclass(frozen=True)
 class Data:
@@ -105,7 +107,8 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
 
     # Groups, and the splits that the release lacks.
     records = [record for of_split in splits.values() for record in of_split]
-    grouped = {r.name: r for r in with_groups(records, settings.group, _cache_path(labels_path))}
+    cache_path = labels_path.with_name(GROUPS_NAME)
+    grouped = {r.name: r for r in with_groups(records, settings.group, cache_path)}
     splits = {name: tuple(grouped[r.name] for r in rs) for name, rs in splits.items()}
     if UNDIVIDED in splits:
         splits = _divide(splits, settings.test_share, settings.seed)
@@ -121,16 +124,12 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
     return Data(class_names, splits, develop)
 
 
-def warnings(data: Data) -> list[str]:
+def draw_warnings(data: Data) -> list[str]:
     """Return what the draws could not do: a line for each class with one group of pictures."""
     return [
         f"{name}: all its training images are one group of pictures, so it is in fit alone"
         for name in single_groups(data.split("train"), data.class_names)
     ]
-
-
-def _cache_path(labels_path: Path) -> Path:
-    return labels_path.with_name("groups.csv")
 
 
 def _read_layout(root: Path, settings: DataConfig, labels_path: Path) -> Layout:

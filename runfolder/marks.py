@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from datasets.files import write_text
+from datasets.sources import GROUPS_NAME
 from runfolder.results import not_a_result
 from runfolder.run import Run
 
@@ -76,11 +77,15 @@ class Marks:
                 )
 
     def forget_other_labels(self, restart: bool) -> None:
-        """Remove labels.csv if it was made from another data set; one of the user's stays."""
+        """Remove labels.csv if it was made from another data set; one of the user's stays.
+
+        So too groups.csv, which is made anew anyway where it does not fit the images.
+        """
         data, path = self.run.config.data, self.run.labels_path
         origin, made_from = f"{data.source} {data.root}", self._read("labels")
         if made_from and (made_from != origin or restart):
             path.unlink(missing_ok=True)
+            path.with_name(GROUPS_NAME).unlink(missing_ok=True)
         if not path.exists():
             write_text(self.folder / "labels", f"{origin}\n")
 

@@ -1,6 +1,6 @@
 """One owner for the folder of a run: where every file lies, and what its folders say they hold.
 
-    config.toml  labels.csv  thresholds.json  results.jsonl  results.csv  report.html
+    config.toml  labels.csv  groups.csv  thresholds.json  results.jsonl  results.csv  report.html
     saliency/<name>.png
     stac/checkpoint.pt  best.pt  log.jsonl  model.safetensors  model.json
     cams/<type>/<given|predicted>/<name>.npz

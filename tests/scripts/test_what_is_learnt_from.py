@@ -1,4 +1,4 @@
-"""Trainings, refinement and thresholds see images of `fit` alone; masks that were used are named."""
+"""Trainings, refinement and thresholds see images of `fit` alone; used masks are named."""
 
 import json
 from pathlib import Path

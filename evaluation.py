@@ -22,8 +22,9 @@ is part of every result:
   oracle     the best of a sweep on the very masks that are scored: an upper bound, not a result
 
 Thresholds of CAMs that were found without masks are kept in thresholds.json of the run. Labels are
-given, predicted, or learnt: predicted for images whose own labels took part in the training. Where
-data.develop_list names the images that settings were chosen on, that of the others stands apart.
+given, predicted, or learnt: predicted of images whose own labels took part in the training. Where
+data.develop_list names the images that settings were chosen on, the mIoU of the others, the report
+part, stands apart.
 """
 
 import argparse

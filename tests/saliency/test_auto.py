@@ -52,7 +52,7 @@ def parts(monkeypatch, records) -> dict[str, Prepared]:
 
 
 def test_first_takes_for_each_class_the_first_part_that_sees_it(parts, records):
-    prepared = auto.prepare(SETTINGS, Data(("hole", "zone"), {"train": records}), [], CPU)
+    prepared = auto.prepare(SETTINGS, Data(("hole", "zone"), {"fit": records}), [], CPU)
 
     assert prepared.facts["auto"] == {"hole": "normal", "zone": "variation"}
     assert prepared.lines == (
@@ -69,14 +69,14 @@ def test_first_takes_for_each_class_the_first_part_that_sees_it(parts, records):
 
 
 def test_facts_lines_and_problems_of_all_parts_are_kept(parts, records):
-    prepared = auto.prepare(SETTINGS, Data(("hole", "zone"), {"train": records}), [], CPU)
+    prepared = auto.prepare(SETTINGS, Data(("hole", "zone"), {"fit": records}), [], CPU)
     assert prepared.facts["normal"] == prepared.facts["variation"] == 1
     assert prepared.problems == {"normal.png": "damaged", "variation.png": "damaged"}
     assert {"normal: ready", "variation: ready"} < set(prepared.lines)
 
 
 def test_the_highest_map_of_an_image_of_two_classes_counts(parts, records):
-    data = Data(("hole", "zone"), {"train": records})
+    data = Data(("hole", "zone"), {"fit": records})
     prepared = auto.prepare(SETTINGS, data, [], CPU)
     parts_of_map = {"normal": [[0.2, 0.9]], "variation": [[0.7, 0.1]]}
     for name, part in parts.items():
@@ -90,12 +90,12 @@ def test_the_highest_map_of_an_image_of_two_classes_counts(parts, records):
 
 
 def test_an_image_without_a_label_is_shown_to_all_chosen_generators(parts, records):
-    data = Data(("hole", "zone"), {"train": records})
+    data = Data(("hole", "zone"), {"fit": records})
     prepared = auto.prepare(SETTINGS, data, [], CPU)
     zone = Record(records[2].name, records[2].image, ())
     assert prepared.make_map(zone, IMAGE).max() == pytest.approx(0.6)
     # Where one generator serves all classes, it alone is asked.
-    alone = Data(("hole",), {"train": tuple(r for r in records if r.classes != (1,))})
+    alone = Data(("hole",), {"fit": tuple(r for r in records if r.classes != (1,))})
     prepared = auto.prepare(SETTINGS, alone, [], CPU)
     assert prepared.make_map(zone, IMAGE).max() == pytest.approx(0.1)
 
@@ -117,12 +117,12 @@ def test_a_generator_sees_a_class_from_an_auroc_of_088(tmp_path, monkeypatch, lo
     part = Prepared(lambda record, image: np.full((6, 6), peaks[record.name], np.float32))
     monkeypatch.setattr(auto, "PARTS", {"normal": lambda *_: part, "variation": lambda *_: part})
     monkeypatch.setattr(auto, "AUTO_DEFECT_FREE", 4)
-    prepared = auto.prepare(SETTINGS, Data(("dent",), {"train": tuple(records)}), [], CPU)
+    prepared = auto.prepare(SETTINGS, Data(("dent",), {"fit": tuple(records)}), [], CPU)
     assert prepared.facts["auto"] == {"dent": choice}
 
 
 def test_a_class_that_no_image_carries_alone_gets_the_last_generator(parts, records):
-    data = Data(("hole", "zone", "rare"), {"train": records})
+    data = Data(("hole", "zone", "rare"), {"fit": records})
     prepared = auto.prepare(SETTINGS, data, [], CPU)
     assert prepared.facts["auto"]["rare"] == "variation"
     assert prepared.lines[-1] == "rare: maps by variation"
@@ -145,7 +145,7 @@ def test_auto_goes_by_the_number_of_defect_free_images(monkeypatch, num_free, ge
     monkeypatch.setattr(auto.contrast, "prepare", part("contrast"))
     monkeypatch.setattr(auto, "choose_parts", lambda parts, data: ([0], ["chosen"]))
     free = [Record(f"{i}", Path(f"{i}.png"), ()) for i in range(num_free)]
-    data = Data(("dent",), {"train": (Record("d", Path("d.png"), (0,)), *free)})
+    data = Data(("dent",), {"fit": (Record("d", Path("d.png"), (0,)), *free)})
 
     prepared = auto.prepare(SETTINGS, data, [], CPU)
 

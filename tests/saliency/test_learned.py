@@ -1,6 +1,7 @@
 """Learned refinement: its targets, its folds, its masks, and that it finds a planted defect."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,9 +162,16 @@ def test_a_round_learns_from_the_maps_of_the_one_before(planted, tmp_path, monke
 
 def test_too_few_images_are_refused(planted, tmp_path):
     few = SimpleNamespace(class_names=("dent",), split=lambda name: planted.records[:3])
-    message = r"expected 4 training images or more, got 3\. Set refinement\.rounds=0"
+    message = r"expected 4 training images or more, .* got 3 with 1 in the smaller half\. Set"
     with pytest.raises(ValueError, match=message):
         learned.prepare(TINY, planted.prior, few, tmp_path, CPU, 0)
+
+
+def test_copies_of_one_picture_are_one_half_and_so_too_few(planted, tmp_path):
+    copies = [replace(record, group="one picture") for record in planted.records[:8]]
+    alike = SimpleNamespace(class_names=("dent",), split=lambda name: copies)
+    with pytest.raises(ValueError, match="got 8 with 0 in the smaller half"):
+        learned.prepare(TINY, planted.prior, alike, tmp_path, CPU, 0)
 
 
 def test_refinement_is_off_by_default():

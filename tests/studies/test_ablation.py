@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from configs import fingerprint, load
-from configs.command_line import ROOT
+from configs.command_line import ROOT, stage_parser
 from configs.fields import CAM_TYPES
 from studies import ablation
 
-ARGS = argparse.Namespace(config=[str(ROOT / "configs/mtd_cpu.toml")], set=[])
+ARGS = argparse.Namespace(config=[str(ROOT / "configs/mtd_cpu.toml")], set=[], part=None)
 
 
 def rows(variant: str, *values: float) -> list[dict]:
@@ -36,10 +36,14 @@ def test_table_shows_mean_and_sample_deviation_over_seeds():
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):
-    lines = [{"miou": 1.0, "config_sha": "old"}, {"miou": 2.0, "config_sha": "new"}]
+    lines = [
+        {"miou": 1.0, "config_sha": "old", "part": "develop"},
+        {"miou": 2.0, "config_sha": "new", "part": "develop"},
+        {"miou": 3.0, "config_sha": "new", "part": "all"},
+    ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert ablation.results_of(tmp_path, "new") == lines[1:]
-    assert ablation.results_of(tmp_path / "nowhere", "new") == []
+    assert ablation.results_of(tmp_path, "new", "develop") == lines[1:2]
+    assert ablation.results_of(tmp_path / "nowhere", "new", "all") == []
 
 
 @pytest.fixture
@@ -61,7 +65,8 @@ def test_given_maps_are_not_smoothed_again(tmp_path, calls):
 
 def test_a_job_trains_and_scores_every_cam_type_of_its_config(tmp_path, calls):
     changes = ['cam.types=["fused","attention"]', "pseudo_label.cam_type=fused"]
-    (tmp_path / "results.jsonl").write_text('{"config_sha": "of other settings"}\n')
+    old = {"config_sha": "of other settings", "part": "all"}
+    (tmp_path / "results.jsonl").write_text(json.dumps(old) + "\n")
     assert ablation.Job(tmp_path, ARGS, [], changes).results(tmp_path / "maps") == []
     score = ["evaluation.py", "--kind", "cam", "--cam-type"]
     rules = ["--threshold-rule", "agreement", "oracle"]
@@ -77,7 +82,7 @@ def test_a_job_trains_and_scores_every_cam_type_of_its_config(tmp_path, calls):
 def test_a_finished_job_is_not_repeated(tmp_path, calls):
     changes = ['cam.types=["fused"]', "pseudo_label.cam_type=fused"]
     sha = fingerprint(load(ARGS.config, changes))
-    rows = [{"config_sha": sha, "threshold_rule": rule} for rule in ablation.RULES]
+    rows = [{"config_sha": sha, "part": "all", "threshold_rule": rule} for rule in ablation.RULES]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert ablation.Job(tmp_path, ARGS, [], changes).results(tmp_path / "maps") == rows
     assert calls == []
@@ -123,12 +128,37 @@ def test_a_small_study_gives_a_row_per_variant_once(tmp_path, capsys, monkeypatc
     for _ in range(2):
         ablation.main([*arguments, "--device", "cpu", "--set", *tiny])
         lines = capsys.readouterr().out.splitlines()
-        assert lines[-4].startswith("| mIoU, test | runs | patchcam, agreement |")
+        assert lines[-4].startswith("| mIoU, test, all | runs | patchcam, agreement |")
         assert [line.split(" | ")[:2] for line in lines[-2:]] == [["| base", "1"], ["| full", "1"]]
         assert "-" in lines[-2] and "-" not in lines[-1]  # base has no head
     # The maps are looked at by both calls; base has three types of CAMs, full four.
     counts = {"make_saliency.py": 2 + 2, "train_stac.py": 2, "make_cams.py": 2}
     assert Counter(started) == counts | {"evaluation.py": 3 + 4}
+
+
+@pytest.mark.parametrize(
+    ("asked", "split", "part"),
+    [
+        (None, "train", "develop"),
+        (None, "test", "all"),
+        ("report", "train", "report"),
+        ("all", "train", "all"),
+    ],
+)
+def test_a_study_chooses_on_the_develop_part_of_train(tmp_path, calls, asked, split, part):
+    flags = ["--out", str(tmp_path / "run"), "--part", asked] if asked else []
+    parser = stage_parser("")
+    ablation.add_part(parser)
+    args = parser.parse_args(["--config", str(ROOT / "configs/neu_seg_cpu.toml"), *flags])
+    changes = [f"data.eval_split={split}", 'cam.types=["pixel"]', "pseudo_label.cam_type=pixel"]
+    ablation.Job(tmp_path, args, [], changes).results(tmp_path / "maps", bound=True)
+    words = calls[-1][0]
+    assert words[5:] == [
+        *(["--part", part] if part != "all" else []),
+        "--bound",
+        "--threshold-rule",
+        *ablation.RULES,
+    ]
 
 
 @pytest.mark.parametrize(("variant", "has_head"), [("saliency", False), ("full", True)])

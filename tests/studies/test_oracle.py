@@ -6,6 +6,7 @@ import pytest
 from configs.fields import CAM_TYPES
 from datasets.files import read_saliency, write_mask
 from datasets.record import Record
+from runfolder.run import SaliencyMeta, read_meta
 from studies import oracle
 from studies.ablation import RULES, Job
 
@@ -54,7 +55,8 @@ def test_finer_grids_allow_more(tmp_path):
 def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
     seen = []
 
-    def results(job, maps):
+    def results(job, maps, bound):
+        assert bound == (maps.name == "true_masks")
         seen.append((job.run_dir.name, maps.name, len(job.variants), job.changes[0]))
         miou = 10.0 * len(seen)
         rows = [(t, rule) for t in CAM_TYPES for rule in RULES]
@@ -75,6 +77,7 @@ def test_every_guidance_and_size_is_a_row(tmp_path, capsys, monkeypatch):
         )
     ]
     assert len(list((tmp_path / "run/true_masks").glob("*.png"))) == 8
+    assert len(read_meta(tmp_path / "run/true_masks", SaliencyMeta).masked) == 8
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 4 x 4", "| 6 x 6", "| 9 x 9"]
     cells = [line.split(" | ") for line in lines[-6:]]

@@ -40,7 +40,7 @@ def run_of(folder: Path, **values: object) -> Run:
         scores = np.array([float(k in classes) for k in range(2)], np.float32)
         write_cam(cam_dir / f"{name}.npz", Cam(maps, np.array(classes, np.int64), scores))
         records.append(Record(name, image, classes))
-    run.data = Data(("crack", "dent"), {"train": tuple(records)})
+    run.data = Data(("crack", "dent"), {"train": tuple(records), "fit": tuple(records)})
     return run
 
 

@@ -15,8 +15,9 @@ def draw(
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Draw a share of the images, of each label about the same, in whole groups.
 
-    Each class that has two groups or more is among the drawn, and each class stays among the rest:
-    of a class with one group nothing is drawn. Defect-free images count as a class.
+    A class that half an image or more is owed of is among the drawn if it has two groups, and each
+    class stays among the rest: of a class with one group nothing is drawn. Defect-free images count
+    as a class.
 
     Args:
         records: images; both results keep their order.
@@ -50,10 +51,12 @@ def draw(
         owed += share * size
         if owed >= size / 2 and take(name):
             owed -= size
-    for c in sorted(left) if share else ():
-        if not any(c in classes[name] for name in drawn):
-            smallest = sorted(order, key=lambda name: len(groups[name]))
+    smallest = sorted(order, key=lambda name: len(groups[name]))
+    for c, count in sorted(Counter(c for record in records for c in _classes(record)).items()):
+        if share * count >= 0.5 and not any(c in classes[name] for name in drawn):
             any(take(name) for name in smallest if c in classes[name])
+    if share and not drawn:
+        any(map(take, smallest))
     rest = tuple(record for record in records if record.group not in drawn)
     return rest, tuple(record for record in records if record.group in drawn)
 

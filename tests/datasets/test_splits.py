@@ -76,12 +76,20 @@ def test_a_share_of_each_label_is_drawn_to_half_a_group(size):
     assert abs(len(drawn) - 120) <= max(1, size / 2)
 
 
-def test_each_class_with_two_groups_is_among_the_drawn():
+def test_a_class_that_is_owed_an_image_is_among_the_drawn():
     images = [({0}, i) for i in range(12)] + [({1}, 20), ({1}, 21), ({2}, 30), ({2}, 30)]
     records = records_of(images)
-    rest, drawn = draw(records, 0.1, 0)
+    _, drawn = draw(records, 0.3, 0)  # owed .6 images of two; one group of the last class
     assert {k for record in drawn for k in record.classes} == {0, 1}
     assert single_groups(records, ("a", "b", "c")) == ["c"]
+    _, drawn = draw(records, 0.1, 0)
+    assert len(drawn) <= 2  # rare classes are left to train on
+
+
+def test_something_is_drawn_wherever_a_class_has_two_groups():
+    records = records_of([({0}, 0), ({0}, 1), ({1}, 2)])
+    _, drawn = draw(records, 0.01, 0)
+    assert len(drawn) == 1 and drawn[0].classes == (0,)
 
 
 def test_other_seeds_draw_others_and_share_0_nothing():

@@ -15,9 +15,9 @@ def draw(
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Draw a share of the images, of each label about the same, in whole groups.
 
-    A class that half an image or more is owed of is among the drawn if it has two groups, and each
-    class stays among the rest: of a class with one group nothing is drawn. Defect-free images count
-    as a class.
+    A class whose share is an image or more is among the drawn if it has two groups, and each class
+    stays among the rest: of a class with one group nothing is drawn. Defect-free images count as a
+    class.
 
     Args:
         records: images; both results keep their order.
@@ -53,7 +53,7 @@ def draw(
             owed -= size
     smallest = sorted(order, key=lambda name: len(groups[name]))
     for c, count in sorted(Counter(c for record in records for c in _classes(record)).items()):
-        if share * count >= 0.5 and not any(c in classes[name] for name in drawn):
+        if share * count >= 1 and not any(c in classes[name] for name in drawn):
             any(take(name) for name in smallest if c in classes[name])
     if share and not drawn:
         any(map(take, smallest))

@@ -30,6 +30,7 @@ CONFIG = """
 [data]
 source = "neu_seg"
 root = "{root}"
+group = "none"
 [train]
 backbone = "deit_tiny_patch16_224"
 pretrained = "none"
@@ -88,7 +89,7 @@ def run_dir(tmp_path_factory) -> Path:
     stac = build_stac(config.train, len(CLASSES))
     save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
     network = build_network("deeplabv3plus", "tu-mobilenetv3_small_050", "none", len(CLASSES) + 1)
-    save_checkpoint(out / "segmentation/best.pt", content | {"model": network.state_dict()})
+    save_checkpoint(out / "segmentation/checkpoint.pt", content | {"model": network.state_dict()})
     return out
 
 

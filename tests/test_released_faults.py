@@ -276,7 +276,7 @@ CHECKPOINTS = [  # the command, its flags, the file it reads
     (make_cams.main, [], "run/stac/checkpoint.pt"),
     (train_stac.main, ["--resume"], "run/stac/checkpoint.pt"),
     (segmentation_train.main, ["--resume"], "run/segmentation/checkpoint.pt"),
-    (segmentation_infer.main, [], "run/segmentation/best.pt"),
+    (segmentation_infer.main, [], "run/segmentation/checkpoint.pt"),
     (train_stac.main, ["--set", "train.pretrained={file}"], "backbone.pth"),
     (segmentation_train.main, ["--set", "segmentation.pretrained={file}"], "encoder.pth"),
 ]

@@ -79,7 +79,7 @@ def test_a_share_of_each_label_is_drawn_to_half_a_group(size):
 def test_a_class_that_is_owed_an_image_is_among_the_drawn():
     images = [({0}, i) for i in range(12)] + [({1}, 20), ({1}, 21), ({2}, 30), ({2}, 30)]
     records = records_of(images)
-    _, drawn = draw(records, 0.3, 0)  # owed .6 images of two; one group of the last class
+    _, drawn = draw(records, 0.5, 0)  # owed an image of two; one group of the last class
     assert {k for record in drawn for k in record.classes} == {0, 1}
     assert single_groups(records, ("a", "b", "c")) == ["c"]
     _, drawn = draw(records, 0.1, 0)

@@ -59,7 +59,7 @@ def test_of_both_models_the_last_weights_are_taken_before_the_best(run):
 
 
 def test_a_folder_without_a_model_is_refused(run):
-    expected = r"run: expected segmentation/checkpoint\.pt or stac/checkpoint\.pt, found neither\. Train"
+    expected = r"run: expected segmentation/checkpoint\.pt or stac/checkpoint\.pt, found neither\. "
     with pytest.raises(FileNotFoundError, match=expected):
         load_trained(run)
 

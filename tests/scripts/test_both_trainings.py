@@ -90,7 +90,8 @@ def test_the_files_of_a_training_are_the_same(root, stage):
     last, best = (
         load_checkpoint(root / f"run/{stage}/{name}", "") for name in ("checkpoint.pt", "best.pt")
     )
-    assert set(best) == {"model", "progress", "config", "class_names", "mean", "std"}
+    facts = {"config", "class_names", "mean", "std", "masked"}
+    assert set(best) == {"model", "progress", *facts}
     assert set(last) - set(best) - {"trained"} == {"optimizer", "scaler"}  # of a resume
     assert set(last["progress"]) == {"epoch", "step", "best"}
     assert (last["progress"]["epoch"], last["progress"]["step"]) == (3, 6)

@@ -273,7 +273,7 @@ def test_what_cannot_be_done_is_said(run, photos, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a run folder with .*found none of them"):
         predicted(tmp_path, tmp_path, photos)
     Run(tmp_path, load([])).save_config()
-    with pytest.raises(FileNotFoundError, match=r"expected segmentation/best\.pt or stac/checkp"):
+    with pytest.raises(FileNotFoundError, match=r"expected segmentation/checkpoint\.pt or stac"):
         predicted(tmp_path, tmp_path, photos)
     write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"expected another name than .*a\.png, both would be a"):

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from losses import pixel_contrast
 from losses.interpolation import corner_cells, interpolation_matrix, upsampled_norms
 from losses.pixel_contrast import (
     INVALID,
+    _uniform,
     class_prototypes,
     draw_samples,
     negative_classes,
@@ -158,6 +160,13 @@ def test_equal_probabilities_go_to_the_lowest_class_and_absent_classes_never_cou
     saliency = torch.tensor([0.5, 1.0, 0.75]).view(1, 1, 1, 3)
     label, _ = pixel_classes(cams, saliency, torch.tensor([[1.0, 1.0, 0.0]]), 0.5)
     assert label.flatten().tolist() == [0, 1, INVALID]
+
+
+def test_confidence_has_the_type_of_the_cams():
+    batch = make_batch(*CASES[1]) | {"cams": make_batch(*CASES[1], dtype=torch.float32)["cams"]}
+    for saliency in (batch["saliency"], batch["saliency"].half()):
+        _, confidence = pixel_classes(batch["cams"], saliency, batch["labels"], 0.5)
+        assert confidence.dtype == torch.float32
 
 
 def test_saliency_of_another_size_is_refused():
@@ -318,6 +327,29 @@ def test_sampling_follows_the_method():
         # Each pixel's own probability: that of its class, shared among the pixels of the class.
         of_class = label[others].long()
         assert chi_square_is_usual(drawn[others], 40_000 * chances[k, of_class] / counts[of_class])
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1 - 2**-53])
+def test_extreme_draws_are_of_other_classes_too(monkeypatch, extreme):
+    """At 0 the first class would be drawn, at 1 none, if bounds were compared the wrong way."""
+    batch = make_batch(*CASES[1])
+    label, confidence = pixel_classes(batch["cams"], batch["saliency"], batch["labels"], 0.5)
+    monkeypatch.setattr(
+        pixel_contrast,
+        "_uniform",
+        lambda shape, *_: torch.full(shape, extreme, dtype=torch.float64),
+    )
+    samples = samples_of(batch)
+    label, confidence = label.flatten(), confidence.flatten()
+    for k in range(4):
+        assert (label[samples.anchors[k]] == k).all()
+        assert (confidence[samples.anchors[k]] < 0.9).all()
+        others = label[samples.negatives[k]]
+        assert ((others != k) & (others != INVALID)).all()
+
+
+def test_draws_are_fine_enough_for_a_million_pixels():
+    assert _uniform((2, 3), generator_of(0), torch.device("cpu")).dtype == torch.float64
 
 
 def test_no_step_waits_for_the_device():

@@ -94,6 +94,27 @@ def test_a_class_that_fills_whole_images_has_no_border_but_may_be_missed():
     assert boundary_scores(1, (whole, part)) == [0]  # a border where there is none
     assert boundary_scores(1, (part, whole)) == [0]
     assert boundary_scores(1, (whole, whole), (part, part)) == [100]
+    # One border pixel in all, of the prediction.
+    assert boundary_scores(1, (np.uint8([[1, 1, 1]]), np.uint8([[1, 1, 0]]))) == [0]
+
+
+def test_borders_are_counted_class_by_class_and_added_over_images():
+    pairs = []
+    for top in (8, 3):
+        truth = np.maximum(square(30, top, 8, 10), square(30, 20, 20, 6, value=2))
+        prediction = np.maximum(square(30, top, 11, 10), square(30, 20, 17, 9, value=2))
+        truth[top + 1, 9], prediction[top, 11] = 255, 255
+        pairs.append((truth, prediction))
+    expected = []
+    for value in (1, 2):
+        known = [np.where(t == 255, 255, p) for t, p in pairs]
+        counts = sum(
+            border_counts(p == value, t == value, 2) for (t, _), p in zip(pairs, known, strict=True)
+        )
+        precision, recall = counts[0] / counts[1], counts[2] / counts[3]
+        assert 0.3 < precision < 1 and 0.3 < recall < 1
+        expected.append(200 * precision * recall / (precision + recall))
+    assert boundary_scores(2, *pairs) == pytest.approx(expected)
 
 
 def test_map_scores_equal_scikit_learn():
@@ -151,6 +172,16 @@ def test_aupro_weighs_a_small_region_like_a_large_one():
     score_map[8, 15] = 0.0  # the small one is found with all of the background alone
     counted = DetailedScores(1)
     counted.update(truth, truth, score_map)
+    # PRO is 1/2 from the start and rises to 1 in a straight line; at 0.3 it is 0.65.
+    assert counted.scores(rounds=2)["aupro"] == pytest.approx(100 * (0.5 + 0.65) / 2)
+
+
+def test_aupro_counts_the_regions_of_all_images():
+    counted = DetailedScores(2)
+    for sure in (1.0, 0.0):  # both regions of the first image are certain, none of the second
+        truth = np.zeros((10, 20), np.uint8)
+        truth[:4, :10], truth[8, 15] = 1, 2
+        counted.update(truth, truth, np.where(truth > 0, sure, 0.0))
     # PRO is 1/2 from the start and rises to 1 in a straight line; at 0.3 it is 0.65.
     assert counted.scores(rounds=2)["aupro"] == pytest.approx(100 * (0.5 + 0.65) / 2)
 

@@ -30,6 +30,13 @@ def test_seed_is_the_highest_class_above_the_threshold_and_ties_go_to_background
         seed_mask(cam, np.array([0]), 0.6)
 
 
+def test_values_and_threshold_are_compared_as_float32():
+    cam = np.array([[[0.7, 0.3, np.nextafter(np.float32(0.7), 1, dtype=np.float32)]]])
+    # As float64, 0.7 lies above float32(0.7), and 0.3 below float32(0.3).
+    assert seed_mask(cam, np.array([0]), 0.7).tolist() == [[0, 0, 1]]
+    assert seed_mask(cam, np.array([0]), 0.3).tolist() == [[1, 0, 1]]
+
+
 def slow_otsu(histogram: np.ndarray) -> float:
     """Try every cut: the first with the largest variance between its sides, in plain loops."""
     best, cut = -1.0, None
@@ -158,12 +165,19 @@ def test_salient_is_what_is_above_a_level():
     # Otsu's cut of 0, 0.4 and 0.8, the lowest of equals, is 0.2: the upper two are salient
     assert salient_level([saliency[:, :1], saliency[:, 1:]]) == pytest.approx(0.2)
     thresholds = {}
-    for level in (0.2, 0.3, 0.5):
+    for level in (0.2, 0.3, 0.4, 0.5):
         counts = MapCounts(1, level)
         counts.add(maps, (0,), saliency)
         (thresholds[level],) = counts.agreement()
     assert thresholds[0.2] == thresholds[0.3] == pytest.approx((26 + 0.5) / 255)
-    assert thresholds[0.5] == pytest.approx((102 + 0.5) / 255)
+    # 0.4 is not above 0.4
+    assert thresholds[0.4] == thresholds[0.5] == pytest.approx((102 + 0.5) / 255)
+
+
+def test_each_map_has_its_class():
+    for classes in ((0,), (0, 1, 1)):
+        with pytest.raises(ValueError, match="zip"):
+            MapCounts(2).add(np.zeros((2, 2, 3)), classes)
 
 
 def test_saliency_of_another_size_is_refused():

@@ -91,4 +91,4 @@ def test_a_result_says_where_it_comes_from(tmp_path):
     about = origin(run)
     assert about["config_sha"] == fingerprint(Config())
     assert about["date"].endswith("+00:00")
-    assert set(origin()) == {"commit", "date"}
+    assert set(origin()) == {"commit", "dirty", "date"}

@@ -26,8 +26,8 @@ from runfolder.run import (
 METAS = (
     SaliencyMeta({"generator": "auto"}, {"rounds": 1}, ["train"], {"cut": 0.5}, ["a"], ["b", "c"]),
     SaliencyMeta({"generator": "contrast"}, {"rounds": 0}, ["train", "test"]),
-    CamMeta("fused", "given", {"scales": [1.0, 2.0]}, "best.pt", {"epoch": 2, "best": 0.5}),
-    MaskMeta({"pamr_steps": 10}, {"thresholds": [0.25, 0.5]}),
+    CamMeta("fused", "given", {"scales": [1.0, 2.0]}, "best.pt", {"epoch": 2, "best": 0.5}, ["a"]),
+    MaskMeta({"pamr_steps": 10}, {"thresholds": [0.25, 0.5]}, ["a", "b"]),
 )
 
 
@@ -108,19 +108,19 @@ def test_every_kind_of_map_has_its_folder(tmp_path):
         assert run.maps_dir(*what) == tmp_path / folder
 
 
-def test_the_last_localiser_and_the_best_network_are_taken_first(tmp_path):
+def test_the_last_weights_of_both_trainings_are_taken_first(tmp_path):
     run = Run(tmp_path, Config())
     assert run.stac_checkpoint() == tmp_path / "stac/checkpoint.pt"  # to be named in an error
-    assert run.segmentation_checkpoint() == tmp_path / "segmentation/best.pt"
-    for path in (tmp_path / "stac/best.pt", tmp_path / "segmentation/checkpoint.pt"):
+    assert run.segmentation_checkpoint() == tmp_path / "segmentation/checkpoint.pt"
+    for path in (tmp_path / "stac/best.pt", tmp_path / "segmentation/best.pt"):
         path.parent.mkdir()
         path.touch()
     assert run.stac_checkpoint() == tmp_path / "stac/best.pt"
-    assert run.segmentation_checkpoint() == tmp_path / "segmentation/checkpoint.pt"
-    (tmp_path / "stac/checkpoint.pt").touch()
-    (tmp_path / "segmentation/best.pt").touch()
-    assert run.stac_checkpoint() == tmp_path / "stac/checkpoint.pt"
     assert run.segmentation_checkpoint() == tmp_path / "segmentation/best.pt"
+    (tmp_path / "stac/checkpoint.pt").touch()
+    (tmp_path / "segmentation/checkpoint.pt").touch()
+    assert run.stac_checkpoint() == tmp_path / "stac/checkpoint.pt"
+    assert run.segmentation_checkpoint() == tmp_path / "segmentation/checkpoint.pt"
 
 
 def test_a_run_is_opened_with_the_config_and_folder_of_the_command_line(tmp_path):
@@ -137,7 +137,7 @@ def test_a_run_is_opened_with_the_config_and_folder_of_the_command_line(tmp_path
 
 
 def test_a_run_is_known_by_its_config_else_by_its_checkpoints(tmp_path):
-    expected = r"run: expected a run folder with config\.toml, segmentation/best\.pt or stac/check"
+    expected = r"run: expected a run folder with config\.toml, segmentation/checkpoint\.pt or "
     with pytest.raises(FileNotFoundError, match=expected):
         run_in(tmp_path / "run")
 

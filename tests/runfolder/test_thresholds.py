@@ -41,8 +41,15 @@ class Counter:
 def run_of(folder: Path, **values: object) -> Run:
     run = Run(folder, changed(Config(), values))
     records = tuple(Record(name, folder / f"{name}.png", (0,)) for name in "ab")
-    run.data = Data(("dent", "scratch"), {"train": records})
+    run.data = data_of(records)
     return run
+
+
+def data_of(records: tuple[Record, ...]) -> Data:
+    """Return data with one image of each class held out."""
+    val = tuple(Record(f"val_{k}", Path(f"val_{k}.png"), (k,)) for k in range(2))
+    splits = {"train": (*records, *val), "fit": records, "val": val}
+    return Data(("dent", "scratch"), splits)
 
 
 def cam_meta(cam_type: str = "fused", epoch: int = 1) -> CamMeta:
@@ -69,7 +76,7 @@ def test_new_maps_of_the_same_meta_and_new_labels_are_counted_anew(run):
     assert count.calls == 2
 
     records = tuple(Record(name, run.folder / f"{name}.png", (1,)) for name in "ab")
-    run.data = Data(run.data.class_names, {"train": records})
+    run.data = data_of(records)
     mask_free_thresholds(run, RAW, ["auto"], count)
     assert count.calls == 3
 
@@ -131,7 +138,7 @@ def test_thresholds_are_found_anew_when_what_they_depend_on_has_changed(run, tmp
     elif what == "settings":
         run = run_of(tmp_path, **{"pseudo_label.salient_from": 0.25})
     else:
-        run.data.splits["train"] = run.data.splits["train"][:1]
+        run.data.splits["fit"] = run.data.splits["fit"][:1]
 
     count = Counter(high=0.6)
     assert mask_free_thresholds(run, RAW, ["auto"], count)["auto"] == pytest.approx([0.3, 0.3])
@@ -140,10 +147,12 @@ def test_thresholds_are_found_anew_when_what_they_depend_on_has_changed(run, tmp
     assert kept(run)["fused"]["raw"]["made_with"] != before
 
 
-def test_settings_of_other_stages_do_not_matter(run, tmp_path):
+def test_settings_of_other_stages_and_held_out_images_do_not_matter(run, tmp_path):
     mask_free_thresholds(run, RAW, ["auto"], Counter())
     count = Counter()
     other = run_of(tmp_path, **{"segmentation.epochs": 3, "data.workers": 2})
+    other.data.splits["train"] = other.data.splits["fit"]
+    del other.data.splits["val"]
     mask_free_thresholds(other, RAW, ["auto"], count)
     assert count.calls == 0
 

@@ -34,7 +34,7 @@ def test_predictions_are_native_size_index_pictures(run, capsys):
     assert all(0 <= float(score) <= 1 for row in rows.values() for score in row.values())
     meta = json.loads((run.out / "predictions/meta.json").read_text())
     assert meta["settings"]["encoder"] == run.checkpoint().config.segmentation.encoder
-    assert meta["made_from"]["checkpoint"] == "best.pt"
+    assert meta["made_from"]["checkpoint"] == "checkpoint.pt"
     assert meta["made_from"]["progress"]["step"] == 1
     printed = capsys.readouterr().out
     assert "next: python evaluation.py --kind segmentation --config" in printed
@@ -67,12 +67,12 @@ def test_an_interrupted_prediction_says_that_it_is_unfinished(run, monkeypatch):
     assert meta == {"unfinished": True}
 
 
-def test_the_last_checkpoint_serves_where_there_is_no_best_one(run):
+def test_the_best_checkpoint_serves_where_there_is_no_last_one(run):
     train.main(run.arguments("segmentation.max_steps=1"))
-    (run.out / "segmentation/best.pt").unlink()
+    (run.out / "segmentation/checkpoint.pt").unlink()
     infer.main(run.arguments())
     meta = json.loads((run.out / "predictions/meta.json").read_text())
-    assert meta["made_from"]["checkpoint"] == "checkpoint.pt"
+    assert meta["made_from"]["checkpoint"] == "best.pt"
 
 
 def test_refined_predictions_follow_the_edge_of_the_image():
@@ -184,16 +184,16 @@ def test_unreadable_images_are_collected_and_the_others_segmented(tmp_path, brig
 def test_classes_of_another_data_set_are_refused(run):
     train.main(run.arguments("segmentation.max_steps=1"))
     content = run.checkpoint() | {"class_names": ["inclusion", "crack"]}
-    save_checkpoint(run.out / "segmentation/best.pt", content)
+    save_checkpoint(run.out / "segmentation/checkpoint.pt", content)
 
-    expected = r"best\.pt: expected the classes inclusion, patches, scratches, got inclusion, crack"
+    expected = r"checkpoint\.pt: expected the classes inclusion, patches, scratches, got inclusion, "
     with pytest.raises(ValueError, match=expected):
         infer.main(run.arguments())
 
 
 def test_inference_needs_a_trained_network(run):
     with pytest.raises(
-        FileNotFoundError, match=r"best\.pt: .* Run python -m segmentation\.train first"
+        FileNotFoundError, match=r"checkpoint\.pt: .* Run python -m segmentation\.train first"
     ):
         infer.main(run.arguments())
 

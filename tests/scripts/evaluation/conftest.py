@@ -11,16 +11,17 @@ from datasets.files import Cam, write_cam, write_image, write_mask, write_salien
 
 
 class ScoredRun:
-    """A run on pictures of 4 x 5 pixels in the NEU-Seg layout: three of train, two of test.
+    """A run on pictures of 4 x 5 pixels in the NEU-Seg layout: four of train, two of test.
 
-    Test image 1t: inclusion in 8 pixels; 2t: inclusion in 4 pixels, scratches in 4. No patches in
+    Train image 1: inclusion in 8 pixels; 2: patches in 12; 3 and 4: defect-free, so one of these is
+    val, and fit is three images. Test image 1t: inclusion in 8 pixels; 2t: inclusion in 4 pixels, scratches in 4. No patches in
     test. CAMs, of fused with given labels, are 0.8 in the masks and 0.2 elsewhere, saliency maps
     200 and 50 of 255.
     """
 
     # Keys of a row of results.jsonl.
-    keys = {"kind", "split", "images", "labels", "threshold", "threshold_rule", "iou", "miou"}
-    keys |= {"fg_iou", "fp", "fn", "config_sha", "commit", "date", "absent"}
+    keys = {"kind", "split", "part", "images", "labels", "threshold", "threshold_rule", "iou"}
+    keys |= {"miou", "fg_iou", "fp", "fn", "config_sha", "commit", "dirty", "date", "absent"}
     saliency_keys = {"auroc", "ap", "max_f", "best_fg_iou", "best_fg_threshold", "mae", "recall"}
     saliency_keys |= {"false_alarm", "defect_free_images"}
 
@@ -35,6 +36,7 @@ class ScoredRun:
             "1": self.columns(1, 1, 0, 0, 0),
             "2": self.columns(0, 2, 2, 2, 0),
             "3": self.columns(0, 0, 0, 0, 0),
+            "4": self.columns(0, 0, 0, 0, 0),
             "1t": self.columns(1, 1, 0, 0, 0),
             "2t": self.columns(1, 0, 0, 0, 3),
         }

@@ -9,17 +9,17 @@ from runfolder.results import results_table
 
 
 def test_pseudo_labels_are_scored_on_train_with_255_as_background(scored):
-    for name in ("1", "2", "3"):
+    for name in ("1", "2", "3", "4"):
         write_mask(scored.out / f"pseudo_labels/{name}.png", scored.masks[name])
     uncertain = scored.columns(1, 255, 255, 0, 0)
     write_mask(scored.out / "pseudo_labels/1.png", uncertain)
     scored.evaluate("--kind", "pseudo_label")
     (row,) = scored.rows()
     assert set(row) == scored.keys
-    assert (row["split"], row["labels"], row["images"]) == ("train", "given", 3)
+    assert (row["split"], row["labels"], row["images"]) == ("train", "given", 4)
     assert (row["threshold"], row["threshold_rule"]) == (None, "none")
-    # Inclusion: 4 of 8 pixels. Background: 40 pixels, 4 too many.
-    assert row["iou"] == pytest.approx({"background": 4000 / 44, "inclusion": 50, "patches": 100})
+    # Inclusion: 4 of 8 pixels. Background: 60 pixels, 4 too many.
+    assert row["iou"] == pytest.approx({"background": 6000 / 64, "inclusion": 50, "patches": 100})
 
 
 def test_predictions_of_the_network_are_scored(scored):

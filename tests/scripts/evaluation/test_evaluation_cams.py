@@ -139,16 +139,23 @@ def test_detailed_scores_are_printed_and_kept(scored, capsys):
 
 
 @pytest.mark.parametrize("kind", ["saliency", "cam"])
-def test_detailed_scores_of_images_do_not_look_at_given_labels(scored, kind):
-    """Picture 3 is defect-free, but looks the most like a defect."""
-    write_saliency(scored.out / "saliency/3.png", np.ones((4, 5)))
-    for name, score in (("1", 0.2), ("2", 0.3), ("3", 0.9)):
-        path = scored.write_cam(name)
+def test_detailed_scores_of_maps_and_images_do_not_look_at_given_labels(scored, kind):
+    """Pictures 3 and 4 are defect-free, but look the most like a defect."""
+    for name in ("3", "4"):
+        write_saliency(scored.out / f"saliency/{name}.png", np.ones((4, 5)))
+    for name, score in (("1", 0.2), ("2", 0.3), ("3", 0.9), ("4", 0.8)):
+        path = scored.write_cam(name, "fused/predicted")
         write_cam(path, read_cam(path)._replace(scores=np.array([score, 0, 0])))
-    scored.evaluate("--kind", kind, "--split", "train", "--threshold-rule", "auto", "--detailed")
-    (row,) = scored.rows()
-    assert row["detailed"]["image_auroc"] == 0
-    assert row["detailed"]["false_alarms"] is None
+    call = ("--kind", kind, "--split", "train", "--threshold-rule", "auto", "--detailed")
+    scored.evaluate(*call)  # given labels empty the maps of 3 and 4
+    if kind == "cam":
+        call += ("--labels", "predicted")
+    scored.sets += ["saliency.empty_defect_free=false"]
+    scored.evaluate(*call)
+    given, unseen = (row["detailed"] for row in scored.rows())
+    figures = ("pixel_auroc", "aupro", "max_f1", "image_auroc", "false_alarms")
+    assert {given[figure] for figure in figures} == {None}
+    assert unseen["image_auroc"] == 0
 
 
 def test_curve_prints_every_threshold(scored, capsys):

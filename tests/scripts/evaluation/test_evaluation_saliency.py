@@ -100,21 +100,21 @@ def test_saliency_of_defect_free_images_counts_as_false_alarm_alone(scored):
     scored.evaluate("--kind", "saliency", "--split", "train", "--threshold-rule", "auto")
     (row,) = scored.rows()
     assert row["threshold"] == pytest.approx(125 / 255)
-    assert (row["images"], row["miou"], row["absent"]) == (3, 100, ["scratches"])
+    assert (row["images"], row["miou"], row["absent"]) == (4, 100, ["scratches"])
     assert (row["auroc"], row["best_fg_iou"]) == pytest.approx((100, 100))
-    assert (row["false_alarm"], row["defect_free_images"]) == (100, 1)
+    assert (row["false_alarm"], row["defect_free_images"]) == (50, 2)  # all of 3, nothing of 4
 
 
 def test_images_whose_masks_were_used_are_not_scored_and_the_row_says_so(scored, capsys):
     meta = SaliencyMeta({}, {}, ["train"], masked=["1"], seen_defect_free=["3"])
     write_meta(scored.out / "saliency", meta)
-    scored.sets += ["refinement.rounds=1", "refinement.masks=1"]
+    scored.sets += ["refinement.rounds=1", "refinement.masks=5"]  # wished, but 1 was used
     scored.evaluate("--kind", "saliency", "--split", "train")
     scored.evaluate("--kind", "cam", "--split", "train")
     scored.sets += ["saliency.empty_defect_free=false"]
     scored.evaluate("--kind", "saliency", "--split", "train")
     rows = [scored.rows()[i] for i in (0, 2, 5)]  # the first of each call
-    assert [row["images"] for row in rows] == [2, 2, 1]
+    assert [row["images"] for row in rows] == [3, 3, 2]
     assert [row["masks_used"] for row in rows] == [1, 1, 1]
     out = capsys.readouterr().out
     assert "1 images that the saliency maps were learnt from are not scored." in out

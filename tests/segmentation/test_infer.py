@@ -186,7 +186,7 @@ def test_classes_of_another_data_set_are_refused(run):
     content = run.checkpoint() | {"class_names": ["inclusion", "crack"]}
     save_checkpoint(run.out / "segmentation/checkpoint.pt", content)
 
-    expected = r"checkpoint\.pt: expected the classes inclusion, patches, scratches, got inclusion, "
+    expected = r"checkpoint\.pt: expected the classes inclusion, .*, got inclusion, crack"
     with pytest.raises(ValueError, match=expected):
         infer.main(run.arguments())
 

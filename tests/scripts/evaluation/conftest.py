@@ -14,9 +14,9 @@ class ScoredRun:
     """A run on pictures of 4 x 5 pixels in the NEU-Seg layout: four of train, two of test.
 
     Train image 1: inclusion in 8 pixels; 2: patches in 12; 3 and 4: defect-free, so one of these is
-    val, and fit is three images. Test image 1t: inclusion in 8 pixels; 2t: inclusion in 4 pixels, scratches in 4. No patches in
-    test. CAMs, of fused with given labels, are 0.8 in the masks and 0.2 elsewhere, saliency maps
-    200 and 50 of 255.
+    val, and fit is three images. Test image 1t: inclusion in 8 pixels; 2t: inclusion in 4 pixels,
+    scratches in 4. No patches in test. CAMs, of fused with given labels, are 0.8 in the masks and
+    0.2 elsewhere, saliency maps 200 and 50 of 255.
     """
 
     # Keys of a row of results.jsonl.

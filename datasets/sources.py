@@ -193,11 +193,10 @@ def _without_shown(splits: Splits) -> Splits:
 
 
 def _read_develop(given: str, splits: Splits) -> frozenset[str]:
-    """Return the names of a list that are in train.
+    """Return the names of a list that are in train; other names are passed over.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: none of its names is in train.
     """
     if not given:
         return frozenset()
@@ -207,13 +206,7 @@ def _read_develop(given: str, splits: Splits) -> frozenset[str]:
             f"{path}: expected a list file with one name a line. Correct data.develop_list."
         )
     names = frozenset(path.read_text(encoding="utf-8").split())
-    develop = names & {record.name for record in splits["train"]}
-    if not develop:
-        raise ValueError(
-            f"{path}: expected names of training images, got none among {len(names)}. Correct "
-            "data.develop_list, or set it to ''."
-        )
-    return develop
+    return names & {record.name for record in splits["train"]}
 
 
 def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:

@@ -91,8 +91,8 @@ def _in_part(run: Run, asked: Asked) -> list[Record]:
         return records
     if not develop:
         raise ValueError(
-            f"--part {asked.part}: expected data.develop_list, which divides the images, got ''. "
-            "Set it, or leave --part out."
+            f"--part {asked.part}: expected data.develop_list to name training images, got "
+            f"{run.config.data.develop_list!r}. Set it, or leave --part out."
         )
     return [r for r in records if (r.name in develop) is (asked.part == "develop")]
 

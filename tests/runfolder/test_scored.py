@@ -54,7 +54,7 @@ def test_a_part_is_scored_alone(run, part, expected):
 def test_a_part_needs_a_list(run):
     run = Run(run.folder, changed(run.config, {"data.develop_list": ""}))
     assert len(scored_of(run, ASKED).parts) == 1
-    with pytest.raises(ValueError, match="--part report: expected data.develop_list"):
+    with pytest.raises(ValueError, match="--part report: expected data.develop_list to name"):
         scored_of(run, ASKED._replace(part="report"))
 
 

@@ -29,7 +29,9 @@ class CamRun:
             write_cam(self.cam_path(name), self.cam_of(classes))
         rows = [f"{n},{'|'.join(CLASSES[k] for k in ks)}" for n, ks in self.labels.items()]
         (self.folder / "labels.csv").write_text("\n".join(["name,classes", *rows]) + "\n")
-        (root / "config.toml").write_text(f'[data]\nsource = "neu_seg"\nroot = "{root}/data"\n')
+        # One of a and e, the images of class 0, is held out.
+        data = f'[data]\nsource = "neu_seg"\nroot = "{root}/data"\nval_fraction = 0.02\n'
+        (root / "config.toml").write_text(data)
 
     def make(self, *settings: str, flags: tuple[str, ...] = ()) -> None:
         """Run make_pseudo_labels.py without PAMR, unless the settings say otherwise."""

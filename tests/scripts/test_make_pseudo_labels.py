@@ -59,7 +59,8 @@ def test_train_and_test_get_palette_masks_without_any_ground_truth(cam_run, caps
     assert picture.getpalette()[:12] == voc_palette()[:4].reshape(-1).tolist()
     settings = {"cam_type": "fused", "threshold_rule": "fixed", "threshold": 0.5}
     settings |= {"salient_from": 0.0, "saliency_weight": 0.0, "pamr_steps": 0}
-    assert cam_run.meta() == {"settings": settings, "made_from": {"thresholds": [0.5] * 3}}
+    made_from = {"thresholds": [0.5] * 3}
+    assert cam_run.meta() == {"settings": settings, "made_from": made_from, "masked": []}
 
     printed = capsys.readouterr().out
     # Train: 5 images of 60 pixels; blocks of 10: class 0 twice, 1 once, 2 twice. 10 / 300 = 3.33 %

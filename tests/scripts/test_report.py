@@ -36,7 +36,11 @@ MASKS = {  # share of the 10 x 10 pixels, by mask value
 def run(tmp_path):
     """Write images of the classes a<b and dent, and predictions of the test split."""
     root, out = tmp_path / "parts", tmp_path / "run"
-    for split, names in (("train", ("a<b/0", "dent/0")), ("test", ("a<b/1", "dent/1", "dent/2"))):
+    for split, names in (
+        ("train", ("a<b/0", "dent/0")),
+        ("val", ("dent/9",)),
+        ("test", ("a<b/1", "dent/1", "dent/2")),
+    ):
         for name in names:
             write_image(root / split / f"{name}.png", np.full((10, 10, 3), 90, np.uint8))
     for name, counts in MASKS.items():

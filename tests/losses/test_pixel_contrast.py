@@ -242,6 +242,14 @@ def test_one_valid_class_alone_gives_a_zero_on_the_graph():
     assert_connected_zero(batch)
 
 
+def test_background_all_over_gives_a_zero_on_the_graph():
+    """No pixel of a class, and none invalid: what has no pixel begins past the last one."""
+    batch = make_batch(*CASES[1])
+    batch["saliency"] = torch.zeros_like(batch["saliency"])
+    batch["cams"] = torch.zeros_like(batch["cams"])
+    assert_connected_zero(batch)
+
+
 def test_no_valid_pixel_gives_a_zero_on_the_graph():
     batch = make_batch(*CASES[1])
     batch["cams"] = torch.zeros_like(batch["cams"])

@@ -94,7 +94,8 @@ def test_a_class_that_fills_whole_images_has_no_border_but_may_be_missed():
     assert boundary_scores(1, (whole, part)) == [0]  # a border where there is none
     assert boundary_scores(1, (part, whole)) == [0]
     assert boundary_scores(1, (whole, whole), (part, part)) == [100]
-    # One border pixel in all, of the prediction.
+    # One border pixel on either side; one in all, of the prediction.
+    assert boundary_scores(1, (np.uint8([[1, 0, 0]]), np.uint8([[1, 0, 0]]))) == [100]
     assert boundary_scores(1, (np.uint8([[1, 1, 1]]), np.uint8([[1, 1, 0]]))) == [0]
 
 

@@ -120,9 +120,10 @@ def test_impossible_flags_are_refused(score, flags, message):
         score(**flags)
 
 
-def test_files_are_taken_by_type_and_missing_ones_name_the_flag(score, tmp_path):
+def test_files_are_taken_by_type_and_missing_ones_name_the_flag(score, tmp_path, capsys):
     assert score(num_classes=255)["images"] == 2
     assert len(score(num_classes=None)["absent"]) == 21 - 2
+    assert "left out: class 2, class 3, class 4, " in capsys.readouterr().out
     (tmp_path / "a.npz").write_bytes(b"no CAM")  # .npy of the authors comes first
     assert score(type="npy", t=0.5)["miou"] == pytest.approx(55)
     (tmp_path / "b.npy").unlink()

@@ -61,8 +61,8 @@ TINY = [
     "segmentation.batch_size=4",
 ]
 ROW = {
-    "kind", "split", "images", "labels", "threshold", "threshold_rule", "iou", "miou", "fg_iou",
-    "fp", "fn", "config_sha", "commit", "date", "absent",
+    "kind", "split", "part", "images", "labels", "threshold", "threshold_rule", "iou", "miou",
+    "fg_iou", "fp", "fn", "config_sha", "commit", "dirty", "date", "absent",
 }  # fmt: skip
 SALIENCY = {
     "auroc", "ap", "max_f", "best_fg_iou", "best_fg_threshold", "mae", "recall", "false_alarm",
@@ -164,7 +164,7 @@ def test_every_folder_of_maps_says_how_it_was_made(finished):
     config = load(finished / "run/config.toml")
     meta = read_meta(finished / "run/predictions", MaskMeta)
     assert meta.settings == to_dict(config)["segmentation"]
-    assert meta.made_from["checkpoint"] == "best.pt"
+    assert meta.made_from["checkpoint"] == "checkpoint.pt"
     assert meta.made_from["progress"]["epoch"] == 1
     labels = read_meta(finished / "run/pseudo_labels", MaskMeta)
     assert labels.settings == to_dict(config)["pseudo_label"]

@@ -124,3 +124,12 @@ def test_saliency_may_be_cut_to_0_and_1_for_all_losses():
     soft = stac_loss(output_for(LABELS), LABELS, saliency, LossConfig(), seeded())
     assert torch.equal(cut[0], expected[0])
     assert not torch.equal(cut[0], soft[0])
+
+
+def test_saliency_at_the_threshold_is_salient():
+    at_threshold = torch.full((3, 1, 12, 10), 0.5, dtype=torch.float64)
+    settings = LossConfig(saliency_threshold=0.5)
+    cut = stac_loss(output_for(LABELS), LABELS, at_threshold, settings, seeded())
+    ones = torch.ones_like(at_threshold)
+    expected = stac_loss(output_for(LABELS), LABELS, ones, LossConfig(), seeded())
+    assert torch.equal(cut[0], expected[0])

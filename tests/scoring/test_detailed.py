@@ -30,6 +30,13 @@ def test_dice_accuracy_and_false_alarms_by_hand():
     assert "aupro" not in scores
 
 
+def test_false_alarms_are_regions_of_eight_neighbours_whatever_their_class():
+    prediction = np.array([[1, 0, 0, 0, 2], [0, 2, 0, 0, 0], [0, 0, 0, 1, 0]], np.uint8)
+    counted = DetailedScores(2)
+    counted.update(np.zeros((3, 5), np.uint8), prediction)
+    assert counted.scores(rounds=2)["false_alarms"] == 3  # 1 and 2 touch at a corner
+
+
 def test_dice_equals_the_f1_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth, found = rng.integers(0, 4, (2, 40, 30)).astype(np.uint8)
@@ -58,6 +65,9 @@ def test_borders_up_to_two_pixels_away_count(shift, near):
 def test_the_image_edge_is_no_border_and_a_missing_class_no_number():
     whole = np.ones((6, 6), bool)
     assert border_counts(whole, whole, 2).tolist() == [0, 0, 0, 0]
+    cut = whole.copy()
+    cut[0, 0] = False  # (1, 1) has it as a diagonal neighbour only
+    assert border_counts(cut, whole, 2).tolist() == [0, 2, 0, 0]
     counted = DetailedScores(2)
     counted.update(square(9, 2, 2, 4), square(9, 2, 2, 4))
     first, second = counted.scores(rounds=2)["boundary_f1"]
@@ -94,6 +104,7 @@ def test_a_class_that_fills_whole_images_has_no_border_but_may_be_missed():
     assert boundary_scores(1, (whole, part)) == [0]  # a border where there is none
     assert boundary_scores(1, (part, whole)) == [0]
     assert boundary_scores(1, (whole, whole), (part, part)) == [100]
+    assert boundary_scores(1, (np.uint8([[0]]), np.uint8([[1]]))) == [0]  # one pixel, no border
     # One border pixel on either side; one in all, of the prediction.
     assert boundary_scores(1, (np.uint8([[1, 0, 0]]), np.uint8([[1, 0, 0]]))) == [100]
     assert boundary_scores(1, (np.uint8([[1, 1, 1]]), np.uint8([[1, 1, 0]]))) == [0]
@@ -116,6 +127,14 @@ def test_borders_are_counted_class_by_class_and_added_over_images():
         assert 0.3 < precision < 1 and 0.3 < recall < 1
         expected.append(200 * precision * recall / (precision + recall))
     assert boundary_scores(2, *pairs) == pytest.approx(expected)
+
+
+def test_few_border_pixels_in_reach_give_a_low_score():
+    truth, prediction = square(30, 4, 4, 10), square(30, 12, 12, 14)
+    near_predicted, predicted, near_true, true = border_counts(prediction > 0, truth > 0, 2)
+    assert 0 < near_predicted / predicted + near_true / true < 0.9
+    f1 = 2 / (predicted / near_predicted + true / near_true)
+    assert boundary_scores(1, (truth, prediction)) == [pytest.approx(100 * f1)]
 
 
 def test_map_scores_equal_scikit_learn():
@@ -204,6 +223,17 @@ def test_bootstrap_interval_holds_the_value_and_shrinks_with_images():
     assert miou_interval(confusions[:10], 300, seed=0) == few
     same = np.repeat(confusions[:1], 5, axis=0)
     assert np.ptp(miou_interval(same, 20, seed=0)) == pytest.approx(0)
+
+
+def test_bootstrap_interval_leaves_out_a_fortieth_at_either_end():
+    confusions = np.random.default_rng(1).integers(1, 50, (6, 2, 2))
+    rng, values = np.random.default_rng(3), []
+    for _ in range(41):
+        total = sum(n * c for n, c in zip(rng.multinomial(6, [1 / 6] * 6), confusions, strict=True))
+        values.append(ConfusionMatrix(1, total).miou())
+    # Of 41 values, 2.5 % of the way from the lowest to the highest is the second.
+    expected = sorted(values)[1], sorted(values)[-2]
+    assert miou_interval(confusions, 41, seed=3) == pytest.approx(expected)
 
 
 def test_bootstrap_draws_groups_of_images():

@@ -89,6 +89,12 @@ def test_counts_pool_the_maxima_of_images_with_classes():
     assert not counts.say_nothing()
 
 
+def test_the_highest_map_of_each_pixel_counts_for_the_common_threshold():
+    counts = MapCounts(2)
+    counts.add(np.array([[[0.8, 0.8, 0.2]], [[0.2, 0.6, 0.8]]]), (0, 1))
+    assert counts.say_nothing()
+
+
 def test_a_class_without_two_values_gets_the_threshold_of_all():
     counts = MapCounts(3)
     counts.add(np.array([[[0.2, 0.8]], [[0.4, 0.4]]]), (0, 2))

@@ -1,8 +1,8 @@
 """Saliency by what the training images allow: defect-free images, or contrast.
 
-With `AUTO_DEFECT_FREE` defect-free images or more, each class gets its maps from `normal`, if that
-tells its images from defect-free ones, else from `variation`. With fewer all maps are those of
-`contrast`.
+With `AUTO_DEFECT_FREE` defect-free images or more, of which two halves can be made that share no
+picture, each class gets its maps from `normal`, if that tells its images from defect-free ones,
+else from `variation`. With fewer all maps are those of `contrast`.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from datasets.record import Record, spread
 from datasets.sources import Data
 from saliency import contrast, normal, variation
 from saliency.generator import Prepared
+from saliency.surfaces import make_halves
 
 PARTS = {"normal": normal.prepare, "variation": variation.prepare}  # in the order of preference
 AUTO_DEFECT_FREE = 20  # images from which `normal` knows what is normal
@@ -31,10 +32,14 @@ def prepare(
     settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
     """Prepare what the training images allow."""
-    defect_free = sum(not record.classes for record in data.split("fit"))
-    if defect_free < AUTO_DEFECT_FREE:
+    surfaces = [record for record in data.split("fit") if not record.classes]
+    defect_free, groups = len(surfaces), len({record.group for record in surfaces})
+    if defect_free < AUTO_DEFECT_FREE or not make_halves(surfaces):
         generator = contrast.prepare(settings, data, records, device)
-        line = f"auto: contrast, as only {defect_free} training images are defect-free"
+        line = (
+            f"auto: contrast, as only {defect_free} training images, of {groups} groups, are "
+            "defect-free"
+        )
         return replace(generator, lines=(line, *generator.lines))
     parts = [make(settings, data, records, device) for make in PARTS.values()]
     chosen, lines = choose_parts(parts, data)

@@ -1,15 +1,18 @@
-"""Patch features of the training split's defect-free images, for generators that need them."""
+"""Patch features of the defect-free images that are trained on, for generators that need them."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from datasets.files import read_image
-from datasets.record import spread
+from datasets.record import Record, spread
 from datasets.sources import Data
+from datasets.splits import folds
 from saliency.patches import Encoder
 
 MAX_IMAGES = 300
-MIN_IMAGES = 4  # defect-free images: two for each half
+MIN_HALF = 2  # images
 
 
 def encode_surfaces(
@@ -19,18 +22,18 @@ def encode_surfaces(
 
     Args:
         encode: of `load_encoder`.
-        data: whose training split is looked at.
+        data: whose `fit` is looked at.
         generator: named in the error.
 
     Returns:
         name -> (h, w, D) features, and name -> what is wrong for images that cannot be read.
 
     Raises:
-        ValueError: fewer than `MIN_IMAGES` can be had.
+        ValueError: they do not `make_halves`.
     """
     surfaces = [record for record in data.split("fit") if not record.classes]
     surfaces = spread(surfaces, MAX_IMAGES)
-    _refuse_few(len(surfaces), generator)
+    _refuse_few(surfaces, generator)
     features: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}
     for record in tqdm(surfaces, desc=generator, unit="image", disable=None):
@@ -38,14 +41,22 @@ def encode_surfaces(
             features[record.name] = encode(read_image(record.image))
         except (ValueError, FileNotFoundError) as error:
             problems[record.name] = str(error)
-    _refuse_few(len(features), generator)
+    _refuse_few([record for record in surfaces if record.name in features], generator)
     return features, problems
 
 
-def _refuse_few(count: int, generator: str) -> None:
-    if count < MIN_IMAGES:
+def make_halves(surfaces: Sequence[Record]) -> bool:
+    """Tell whether images can be divided into two halves of `MIN_HALF` that share no picture."""
+    halves = list(folds(surfaces, 2).values())
+    return min(halves.count(half) for half in (0, 1)) >= MIN_HALF
+
+
+def _refuse_few(surfaces: Sequence[Record], generator: str) -> None:
+    if not make_halves(surfaces):
+        groups = len({record.group for record in surfaces})
         raise ValueError(
-            f"saliency.generator={generator}: expected {MIN_IMAGES} or more readable defect-free "
-            f"images in the training split, got {count}. Set saliency.generator to contrast or "
-            "feature, or add defect-free images."
+            f"saliency.generator={generator}: expected {2 * MIN_HALF} or more readable defect-free "
+            f"images to train on, in two halves that show no picture twice, got {len(surfaces)} in "
+            f"{groups} groups. Set saliency.generator to contrast or feature, or add defect-free "
+            "images."
         )

@@ -1,5 +1,6 @@
 """Sheets: a row an image, a captioned column for each stage, black where nothing has been made."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,12 @@ def test_ground_truth_is_a_column_where_one_image_has_a_mask(run):
     assert not second[5].any()
 
 
-@pytest.mark.parametrize("with_free", [True, False])
-def test_generators_are_those_that_the_data_allows(run, monkeypatch, with_free):
+@pytest.mark.parametrize(
+    ("groups", "from_surfaces"),
+    [("0123", True), ("012", False), ("0000", False)],  # of the defect-free images
+    ids=["four", "too few", "of one picture"],
+)
+def test_generators_are_those_that_the_data_allows(run, monkeypatch, groups, from_surfaces):
     levels = {"contrast": 0.2, "feature": 0.4, "normal": 0.6, "variation": 0.8}
 
     def prepare(name: str) -> object:
@@ -87,14 +92,13 @@ def test_generators_are_those_that_the_data_allows(run, monkeypatch, with_free):
 
         return of_name
 
-    monkeypatch.setattr(sheets, "MIN_IMAGES", 1)
     monkeypatch.setattr(sheets, "GENERATORS", {name: prepare(name) for name in levels})
     a, b, free = run.data.split("train")
-    if not with_free:
-        run.data = Data(run.data.class_names, {"train": (a, b)})
+    surfaces = [replace(free, name=f"{i}", group=group) for i, group in enumerate(groups)]
+    run.data = Data(run.data.class_names, {"train": (a, b, free), "fit": (a, b, *surfaces)})
     write_saliency(run.saliency_dir / "a.png", np.ones(SIZE))
     ((image, *maps),) = cells(generator_sheet(run, [a], torch.device("cpu")))
-    shown = list(levels.values()) if with_free else [0.2, 0.4]
+    shown = list(levels.values()) if from_surfaces else [0.2, 0.4]
     assert (image == 60).all()
     expected = [255 * level for level in (*shown, 1.0)]
     assert [cell.mean() for cell in maps] == pytest.approx(expected, abs=1)

@@ -153,6 +153,16 @@ def test_auto_goes_by_the_number_of_defect_free_images(monkeypatch, num_free, ge
     assert str(num_free) in prepared.lines[0]
 
 
+def test_auto_takes_contrast_where_defect_free_images_show_one_picture(monkeypatch):
+    plain = Prepared(lambda record, image: np.zeros(image.shape[:2], np.float32))
+    monkeypatch.setattr(auto, "PARTS", {})
+    monkeypatch.setattr(auto.contrast, "prepare", lambda *_: plain)
+    free = tuple(Record(f"{i}", Path(f"{i}.png"), (), group="one") for i in range(20))
+    prepared = auto.prepare(SETTINGS, Data(("dent",), {"fit": free}), [], CPU)
+    expected = "auto: contrast, as only 20 training images, of 1 groups, are defect-free"
+    assert prepared.lines == (expected,)
+
+
 def test_every_generator_of_the_config_is_in_the_table():
     assert set(table.GENERATORS) == set(get_args(Generator))
 

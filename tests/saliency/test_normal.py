@@ -1,4 +1,5 @@
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +177,19 @@ def test_facts_name_the_memory(data):
 def test_too_few_defect_free_images_are_refused_with_the_remedy(data):
     few = types.SimpleNamespace(split=lambda name: data.split(name)[5:])
     message = (
-        r"saliency\.generator=normal: expected 4 or more readable defect-free images in the "
-        r"training split, got 3\. Set saliency\.generator to contrast or feature"
+        r"saliency\.generator=normal: expected 4 or more readable defect-free images to train on, "
+        r".*, got 3 in 3 groups\. Set saliency\.generator to contrast or feature"
     )
     with pytest.raises(ValueError, match=message):
         prepare(SETTINGS, few, [], CPU)
+
+
+def test_defect_free_images_of_one_picture_are_refused_with_the_remedy(data):
+    """The half that is compared with would be empty."""
+    alike = tuple(replace(r, group="" if r.classes else "one") for r in data.split("fit"))
+    message = r"in two halves that show no picture twice, got 8 in 1 groups\. Set saliency\.gener"
+    with pytest.raises(ValueError, match=message):
+        prepare(SETTINGS, types.SimpleNamespace(split=lambda name: alike), [], CPU)
 
 
 def test_unreadable_defect_free_images_are_collected(data):

@@ -1,6 +1,7 @@
 """The page of a run: what it says is what lies in the files."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -166,13 +167,16 @@ def test_the_images_of_a_sheet_are_evenly_spaced_or_drawn():
 
 
 @pytest.mark.parametrize(
-    ("num_free", "generators"),
+    ("num_free", "own_val", "generators"),
     [
-        (1, ["contrast", "feature"]),  # too few surfaces to learn from
-        (4, ["contrast", "feature", "normal", "variation"]),
+        (1, True, ["contrast", "feature"]),  # too few surfaces to learn from
+        (4, True, ["contrast", "feature", "normal", "variation"]),
+        (4, False, ["contrast", "feature"]),  # one of these is held out
     ],
 )
-def test_every_generator_that_the_data_allows_is_drawn(run, num_free, generators):
+def test_every_generator_that_the_data_allows_is_drawn(run, num_free, own_val, generators):
+    if not own_val:
+        shutil.rmtree(run.parent / "parts/val")
     for i in range(num_free):
         surface = np.random.default_rng(i).integers(80, 100, (10, 10, 3), np.uint8)
         write_image(run.parent / f"parts/train/good/{i}.png", surface)

@@ -78,8 +78,10 @@ def test_mtd_split_takes_a_share_of_each_class_by_the_seed(mtd_root, tmp_path):
         settings = mtd(mtd_root, test_share=0.3, seed=seed)
         return labels(read_data(settings, tmp_path / "labels.csv"), "test")
 
-    for seed in range(4):  # 0.3 of three images of each class, to the nearest
-        assert sorted(drawn(seed).values()) == [(), (0,), (1,), (2,), (3,), (4,)]
+    for seed in range(4):  # 0.3 of 18 images is 5.4; of three images of a class 0.9
+        counts = Counter(drawn(seed).values())
+        assert counts.total() in (5, 6)
+        assert max(counts.values()) == 1
     assert drawn(0) == drawn(0)
     assert len({frozenset(drawn(seed)) for seed in range(4)}) > 1
 
@@ -173,20 +175,19 @@ def test_fit_and_val_divide_train_by_the_seed(mtd_root, tmp_path):
         return {split: names(records) for split, records in found.items()}
 
     first = splits(0)
-    assert len(first["val"]) == 6  # a quarter of three images, at least one, of each class
+    assert len(first["val"]) in (4, 5)  # a quarter of 18
     assert not set(first["fit"]) & set(first["val"])
     assert sorted(first["fit"] + first["val"]) == first["train"]
     assert splits(0) == first
     assert any(splits(seed)["val"] != first["val"] for seed in (1, 2, 3))
 
 
-@pytest.mark.parametrize(("fraction", "num_val"), [(0.001, 1), (0.999, 2)])
-def test_fit_and_val_have_each_class(mtd_root, tmp_path, fraction, num_val):
+@pytest.mark.parametrize(("fraction", "num_val"), [(0.001, 1), (0.999, 12)])
+def test_val_is_never_empty_and_fit_has_each_class(mtd_root, tmp_path, fraction, num_val):
     settings = mtd(mtd_root, test_share=0.0, val_fraction=fraction)
     data = read_data(settings, tmp_path / "labels.csv")
-    every = [(), *((k,) for k in range(5))]  # three images of each
-    assert Counter(labels(data, "val").values()) == dict.fromkeys(every, num_val)
-    assert Counter(labels(data, "fit").values()) == dict.fromkeys(every, 3 - num_val)
+    assert (len(data.split("val")), len(data.split("fit"))) == (num_val, 18 - num_val)
+    assert set(labels(data, "fit").values()) == {(), (0,), (1,), (2,), (3,), (4,)}
 
 
 def test_real_mtd_has_its_known_numbers_and_fitting_masks(tmp_path):

@@ -73,8 +73,9 @@ def test_a_training_steps_on_fit_and_validates_on_val(run, stage, monkeypatch):
 
     monkeypatch.setattr(ImageMapDataset, "__getitem__", watched)
     call(run, stage)
-    assert seen == {True: names(run.data.split("fit")), False: names(run.data.split("val"))}
-    assert not seen[True] & seen[False]
+    fit, val = (names(run.data.split(split)) for split in ("fit", "val"))
+    assert seen[True] <= fit and len(seen[True]) >= len(fit) - 1  # a last batch of 1 is left out
+    assert seen[False] == val and not fit & val
 
 
 def test_the_refinement_learns_from_fit_in_folds_of_whole_groups(run, monkeypatch):

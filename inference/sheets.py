@@ -12,7 +12,7 @@ from datasets.files import read_cam, read_image, read_mask, read_saliency, read_
 from datasets.pictures import CELL, GAP, caption_row, fit_cell, paint_mask
 from datasets.record import Record, spread
 from runfolder.run import Run
-from saliency.surfaces import make_halves
+from saliency.surfaces import can_be_halved
 from saliency.table import GENERATORS
 
 Draw = Callable[[Record, np.ndarray], np.ndarray]  # record, its pixels -> picture in [0, 1]
@@ -60,7 +60,7 @@ def run_sheet(run: Run, records: Sequence[Record]) -> np.ndarray:
 def generator_sheet(run: Run, records: Sequence[Record], device: torch.device) -> np.ndarray:
     """Draw the maps of every saliency generator that the data allows, and last those of the run."""
     surfaces = [record for record in run.data.split("fit") if not record.classes]
-    from_surfaces = ("normal", "variation") if make_halves(surfaces) else ()
+    from_surfaces = ("normal", "variation") if can_be_halved(surfaces) else ()
     names = ["contrast", "feature", *from_surfaces]
 
     def map_of(name: str) -> Draw:

@@ -19,7 +19,7 @@ from datasets.record import Record, spread
 from datasets.sources import Data
 from saliency import contrast, normal, variation
 from saliency.generator import Prepared
-from saliency.surfaces import make_halves
+from saliency.surfaces import can_be_halved
 
 PARTS = {"normal": normal.prepare, "variation": variation.prepare}  # in the order of preference
 AUTO_DEFECT_FREE = 20  # images from which `normal` knows what is normal
@@ -34,7 +34,7 @@ def prepare(
     """Prepare what the training images allow."""
     surfaces = [record for record in data.split("fit") if not record.classes]
     defect_free, groups = len(surfaces), len({record.group for record in surfaces})
-    if defect_free < AUTO_DEFECT_FREE or not make_halves(surfaces):
+    if defect_free < AUTO_DEFECT_FREE or not can_be_halved(surfaces):
         generator = contrast.prepare(settings, data, records, device)
         line = (
             f"auto: contrast, as only {defect_free} training images, of {groups} groups, are "

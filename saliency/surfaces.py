@@ -29,7 +29,7 @@ def encode_surfaces(
         name -> (h, w, D) features, and name -> what is wrong for images that cannot be read.
 
     Raises:
-        ValueError: they do not `make_halves`.
+        ValueError: they are too few, see `can_be_halved`.
     """
     surfaces = [record for record in data.split("fit") if not record.classes]
     surfaces = spread(surfaces, MAX_IMAGES)
@@ -45,14 +45,14 @@ def encode_surfaces(
     return features, problems
 
 
-def make_halves(surfaces: Sequence[Record]) -> bool:
+def can_be_halved(surfaces: Sequence[Record]) -> bool:
     """Tell whether images can be divided into two halves of `MIN_HALF` that share no picture."""
     halves = list(folds(surfaces, 2).values())
     return min(halves.count(half) for half in (0, 1)) >= MIN_HALF
 
 
 def _refuse_few(surfaces: Sequence[Record], generator: str) -> None:
-    if not make_halves(surfaces):
+    if not can_be_halved(surfaces):
         groups = len({record.group for record in surfaces})
         raise ValueError(
             f"saliency.generator={generator}: expected {2 * MIN_HALF} or more readable defect-free "

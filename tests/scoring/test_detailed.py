@@ -37,6 +37,13 @@ def test_false_alarms_are_regions_of_eight_neighbours_whatever_their_class():
     assert counted.scores(rounds=2)["false_alarms"] == 3  # 1 and 2 touch at a corner
 
 
+def test_uncertain_and_unscored_pixels_are_no_false_alarms():
+    truth, prediction = np.array([[0, 0, 0, 255]], np.uint8), np.array([[1, 0, 255, 1]], np.uint8)
+    counted = DetailedScores(1)
+    counted.update(truth, prediction)
+    assert counted.scores(rounds=2)["false_alarms"] == 1
+
+
 def test_dice_equals_the_f1_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth, found = rng.integers(0, 4, (2, 40, 30)).astype(np.uint8)
@@ -160,6 +167,14 @@ def test_map_scores_equal_scikit_learn():
     highest = [m[t != 255].max() for t, m in zip(truths, maps, strict=True)]
     wanted = 100 * roc_auc_score(defective, highest)
     assert scores["image_auroc"] == pytest.approx(wanted)
+
+
+def test_max_f1_counts_defects_of_value_zero():
+    truth = np.array([[1, 1, 0]], np.uint8)
+    counted = DetailedScores(1)
+    counted.update(truth, truth, np.array([[1.0, 0.0, 0.0]]))
+    # Of the first alone 2 / (1 + 2), of all three 4 / (3 + 2).
+    assert counted.scores(rounds=2)["max_f1"] == pytest.approx(80)
 
 
 def test_an_image_score_is_taken_from_scored_pixels_only():

@@ -130,6 +130,15 @@ def test_saliency_without_background_has_no_auroc():
     assert (scores.ap, scores.mae, scores.best_fg_iou) == (100, 50, 50)
 
 
+def test_above_the_highest_level_there_is_nothing():
+    histogram = SaliencyHistogram(1)
+    histogram.update(np.array([[1, 0]], np.uint8), as_map([[51, 204]]), labelled=True)
+    scores = histogram.scores()
+    # The defect lies below the background, so both at once are the best: 1.3 / (0.3 + 2), 1 of 2.
+    assert scores.max_f == pytest.approx(130 / 2.3)
+    assert (scores.best_fg_iou, scores.best_fg_threshold) == (50, 0)
+
+
 def test_saliency_that_does_not_fit_is_refused():
     histogram = SaliencyHistogram(2)
     with pytest.raises(ValueError, match=r"size \(H, W\) of its mask, \(2, 3\), got \(3, 2\)"):

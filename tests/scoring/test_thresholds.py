@@ -176,6 +176,9 @@ def test_salient_is_what_is_above_a_level():
         counts.add(maps, (0,), saliency)
         (thresholds[level],) = counts.agreement()
     assert thresholds[0.2] == thresholds[0.3] == pytest.approx((26 + 0.5) / 255)
+    counts = MapCounts(1, 0.997)  # 254.2 of 255
+    counts.add(maps, (0,), np.array([[0.0, 0.4, 1.0]]))
+    assert counts.agreement() == [thresholds[0.5]]
     # 0.4 is not above 0.4
     assert thresholds[0.4] == thresholds[0.5] == pytest.approx((102 + 0.5) / 255)
 

@@ -71,7 +71,7 @@ def choose_parts(parts: Sequence[Prepared], data: Data) -> tuple[list[int], list
 
     Args:
         parts: generators, as many as `PARTS`.
-        data: whose training split has defect-free images.
+        data: whose `fit` has defect-free images.
 
     Returns:
         For each class an index into `parts`, and lines to print.

@@ -93,7 +93,7 @@ class Look(NamedTuple):
 def prepare(
     settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
-    """Learn each class' polarity and windows from the training split, if the settings say so.
+    """Learn each class' polarity and windows from `fit`, if the settings say so.
 
     Runs on the CPU. Where a defect-free image is asked for, it is looked at as for all classes.
     """
@@ -243,7 +243,7 @@ def learn_polarities(
 def _polarities(
     settings: SaliencyConfig, data: Data, problems: dict[str, str]
 ) -> tuple[Polarity, ...]:
-    """Learn each class' polarity from the training split, or take the one the config sets."""
+    """Learn each class' polarity from `fit`, or take the one the config sets."""
     if settings.polarity != "auto":
         return tuple(Polarity(settings.polarity) for _ in data.class_names)
     skewnesses, labels, voters = [], [], []

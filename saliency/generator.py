@@ -4,7 +4,7 @@ Each module of a generator offers
 
     prepare(settings, data, records, device) -> Prepared
 
-`data` is what labels and defect-free images are taken from (its training split only), `records`
+`data` is what labels and defect-free images are taken from (its `fit` only), `records`
 are the images that maps will be asked for, `device` is where a network runs. The map of an image
 does not depend on the other `records`. `settings` is the saliency section of a config.
 """

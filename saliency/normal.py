@@ -51,10 +51,10 @@ class Scale(NamedTuple):
 def prepare(
     settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
-    """Fill the memories from the training split.
+    """Fill the memories from the defect-free images of `fit`.
 
     Raises:
-        ValueError: the training split has too few defect-free images.
+        ValueError: `fit` has too few defect-free images.
     """
     encode = load_encoder(settings, settings.image_size, device, with_last=True)
     features, problems = encode_surfaces(encode, data, "normal")

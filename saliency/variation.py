@@ -70,10 +70,10 @@ class Direction(NamedTuple):
 def prepare(
     settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
 ) -> Prepared:
-    """Learn a direction per class from the training split's image labels.
+    """Learn a direction per class from the image labels of `fit`.
 
     Raises:
-        ValueError: the training split has too few defect-free images.
+        ValueError: `fit` has too few defect-free images.
     """
     encode = load_encoder(settings, settings.image_size, device)
     surfaces, problems = encode_surfaces(encode, data, "variation")

@@ -21,7 +21,7 @@ def read_mvtec(root: Path, defect_types: bool) -> Layout:
     """Read `train/good`, `test/<type>` and `ground_truth/<type>/<number>_mask.png`.
 
     The release keeps all defects in test, where no training from image labels could see them. They
-    are undivided here: a draw leaves some of each type in test and moves the others to train.
+    are undivided here: a draw leaves some of each class in test and moves the others to train.
 
     Args:
         root: the folder of one category.

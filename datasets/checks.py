@@ -91,7 +91,9 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
         problems += wrong
         if record.classes and not record.mask and split in with_masks:
             problems.append(Problem("label without mask", _place(one)))
-    return facts, problems + _duplicate_names(facts) + _near_copies(facts) + _identical(facts)
+    copies = copies_in(facts)
+    problems += [*_duplicate_names(facts), *_near_copies(copies), *_identical(facts, copies)]
+    return facts, problems
 
 
 def _check_classes(data: Data) -> list[Problem]:
@@ -226,16 +228,14 @@ def copies_in(facts: Iterable[Facts]) -> list[list[Facts]]:
     return sorted(groups, key=lambda group: (len(_splits_of(group)) < 2, -len(group)))
 
 
-def _near_copies(facts: Iterable[Facts]) -> list[Problem]:
-    """Find pictures that show the same thing, as data.group has it; one problem per group."""
-    return [
-        Problem(f"near copies in {_where(group)}", _places_of(group)) for group in copies_in(facts)
-    ]
+def _near_copies(copies: Iterable[Sequence[Facts]]) -> list[Problem]:
+    """Name pictures that show the same thing, as data.group has it; one problem per group."""
+    return [Problem(f"near copies in {_where(group)}", _places_of(group)) for group in copies]
 
 
-def _identical(facts: Sequence[Facts]) -> list[Problem]:
+def _identical(facts: Iterable[Facts], copies: Iterable[Sequence[Facts]]) -> list[Problem]:
     """Find images of the same pixels that are not of one group; one problem per picture."""
-    named = {id(one) for group in copies_in(facts) for one in group}
+    named = {id(one) for group in copies for one in group}
     by_digest = defaultdict(list)
     for one in facts:
         if one.digest:

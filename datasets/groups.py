@@ -86,11 +86,11 @@ def find_groups(paths: Sequence[Path], names: Sequence[str]) -> list[list[int]]:
     Returns:
         Indices into `paths`, each once, in groups.
     """
+    if not paths:
+        return []
     with ThreadPoolExecutor() as pool:
-        thumbnails = (
-            np.stack([*pool.map(_thumbnail, paths)]) if paths else np.zeros((0, SIDE, SIDE))
-        )
-    detail = np.stack([_detail(t.astype(np.float32)) for t in thumbnails]) if paths else thumbnails
+        thumbnails = np.stack([*pool.map(_thumbnail, paths)])
+    detail = np.stack([_detail(t.astype(np.float32)) for t in thumbnails])
     pairs = [*find_copies(thumbnails, detail), *find_exposures(detail, names)]
     return connected(len(paths), pairs)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from configs import DataConfig
 from datasets.groups import with_groups
 from datasets.layouts.authors import read_authors
-from datasets.layouts.common import UNDIVIDED, Layout, Splits, find_file
+from datasets.layouts.common import UNDIVIDED, Layout, Splits, find_file, read_names
 from datasets.layouts.dagm import read_dagm
 from datasets.layouts.folder import read_folder
 from datasets.layouts.mtd import read_mtd
@@ -200,13 +200,8 @@ def _read_develop(given: str, splits: Splits) -> frozenset[str]:
     """
     if not given:
         return frozenset()
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected a list file with one name a line. Correct data.develop_list."
-        )
-    names = frozenset(path.read_text(encoding="utf-8").split())
-    return names & {record.name for record in splits["train"]}
+    names = read_names(Path(given).expanduser(), "Correct data.develop_list.")
+    return frozenset(names) & {record.name for record in splits["train"]}
 
 
 def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:

@@ -27,9 +27,7 @@ def draw(
     Returns:
         The rest, and what was drawn; nothing is drawn with share 0.
     """
-    groups = defaultdict(list)
-    for record in records:
-        groups[record.group].append(record)
+    groups = by_group(records)
     classes = {
         name: {c for r in of_group for c in _classes(r)} for name, of_group in groups.items()
     }
@@ -61,6 +59,14 @@ def draw(
     return rest, tuple(record for record in records if record.group in drawn)
 
 
+def by_group(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the images of each group."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[record.group].append(record)
+    return groups
+
+
 def single_groups(records: Sequence[Record], class_names: Sequence[str]) -> list[str]:
     """Return the names of classes that have images, but of one group only."""
     groups = [set() for _ in class_names]
@@ -80,9 +86,7 @@ def folds(records: Sequence[Record], count: int) -> dict[str, int]:
     Returns:
         Name of each image -> its fold, 0..count - 1.
     """
-    groups = defaultdict(list)
-    for record in records:
-        groups[record.group].append(record)
+    groups = by_group(records)
     sizes = [0] * count
     fold_of = {}
     for name in sorted(groups, key=lambda name: (_label(groups[name]), name)):

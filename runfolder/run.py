@@ -94,6 +94,11 @@ class MaskMeta:
     made_from: dict[str, Any]
     masked: list[str] = field(default_factory=list)
 
+    @property
+    def checkpoint(self) -> str:
+        """File name of the network's; empty of pseudo labels."""
+        return self.made_from.get("checkpoint", "")
+
 
 Meta = SaliencyMeta | CamMeta | MaskMeta
 Of = TypeVar("Of", SaliencyMeta, CamMeta, MaskMeta)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from configs import Config
 from datasets.record import Record
-from runfolder.run import KINDS, MaskMeta, Meta, Run, SaliencyMeta, masked_in, read_meta
+from runfolder.run import KINDS, CamMeta, MaskMeta, Run, SaliencyMeta, masked_in, read_meta
 from scoring.passes import CAM_SUFFIXES, PICTURE_SUFFIXES, find_maps
 
 Part = tuple[Sequence[Record], Sequence[Path]]  # images and the file of each
@@ -107,13 +107,12 @@ def _divided(run: Run, records: Sequence[Record], paths: Sequence[Path]) -> list
     return [part for part in both.values() if part[0]]
 
 
-def _labels_learnt(run: Run, records: Sequence[Record], meta: Meta | None) -> bool:
+def _labels_learnt(run: Run, records: Sequence[Record], meta: CamMeta | MaskMeta | None) -> bool:
     """Tell whether the labels of what is scored took part in the making of its maps.
 
     They did where an image was trained on, and in the validation part if it chose the weights.
     """
-    checkpoint = getattr(meta, "checkpoint", "") or getattr(meta, "made_from", {}).get("checkpoint")
-    splits = ("fit", "val") if checkpoint == "best.pt" else ("fit",)
+    splits = ("fit", "val") if meta and meta.checkpoint == "best.pt" else ("fit",)
     used = {record.name for record in run.data.records(splits)}
     return any(record.name in used for record in records)
 

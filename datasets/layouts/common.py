@@ -135,10 +135,19 @@ def by_lists(
     return splits
 
 
-def _listed(path: Path, records: Mapping[str, Record]) -> tuple[Record, ...]:
+def read_names(path: Path, remedy: str) -> list[str]:
+    """Read a list file: a name a line.
+
+    Raises:
+        FileNotFoundError: no such file; the remedy is said.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a list file with one name a line.")
-    names = path.read_text(encoding="utf-8").split()
+        raise FileNotFoundError(f"{path}: expected a list file with one name a line. {remedy}")
+    return path.read_text(encoding="utf-8").split()
+
+
+def _listed(path: Path, records: Mapping[str, Record]) -> tuple[Record, ...]:
+    names = read_names(path, "Correct data.train_list or data.test_list.")
     unknown = [name for name in names if name not in records]
     if unknown:
         raise ValueError(

@@ -1,14 +1,17 @@
 """Pictures that show the same thing are one group, others are not, and what is found is kept."""
 
 import csv
+import os
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from datasets.files import write_image
+from configs import DataConfig
+from datasets.files import read_truth, write_image
 from datasets.groups import (
     MIN_FAR,
     SIDE,
@@ -19,6 +22,7 @@ from datasets.groups import (
     without_common,
 )
 from datasets.record import Record
+from datasets.sources import read_data
 
 
 def texture(seed: int, size: tuple[int, int] = (60, 80), grain: float = 3.0) -> np.ndarray:
@@ -189,3 +193,32 @@ def test_groups_of_a_table_stay_and_none_looks_at_nothing(tmp_path):
     named = [replace(records[0], group="part 1"), records[1]]
     assert with_groups(named, "auto", tmp_path / "groups.csv") == named
     assert not (tmp_path / "groups.csv").exists()
+
+
+def real_data(source: str, variable: str, folder: Path) -> tuple[Record, ...]:
+    root = os.environ.get(variable)
+    if not root:
+        pytest.skip(f"{variable} does not name a folder with the training part of {source}")
+    settings = DataConfig(source=source, root=root, test_share=0.0)
+    return read_data(settings, folder / "labels.csv").split("train")
+
+
+def test_real_neu_seg_shows_1101_pictures(tmp_path):
+    records = real_data("neu_seg", "STAC_DATA_NEU", tmp_path)
+    assert (len(records), len({record.group for record in records})) == (3630, 1101)
+
+
+def test_real_mtd_keeps_the_exposures_of_a_defect_together(tmp_path):
+    records = [r for r in real_data("mtd", "STAC_DATA_MTD", tmp_path) if r.classes]
+    number = {r.name: int(r.name.rpartition("_")[2]) for r in records}
+    masks = {r.name: cv2.resize((read_truth(r, 5) > 0) * 1.0, (96, 96)) > 0.3 for r in records}
+    pairs = [
+        (a, b)
+        for a, b in combinations(records, 2)
+        if a.classes == b.classes and abs(number[a.name] - number[b.name]) < 1500
+    ]
+    union = [max(1, (masks[a.name] | masks[b.name]).sum()) for a, b in pairs]
+    common = [(masks[a.name] & masks[b.name]).sum() for a, b in pairs]
+    alike = [pair for pair, i, u in zip(pairs, common, union, strict=True) if i > 0.5 * u]
+    together = sum(a.group == b.group for a, b in alike)
+    assert len(alike) > 200 and together >= 0.95 * len(alike)

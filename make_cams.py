@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import Cam, write_cam
@@ -25,6 +24,7 @@ from inference.localise import Localised
 from inference.models import localiser_of
 from models.device import select_device
 from pipeline import next_step
+from progress import progress
 from runfolder.checkpoint import check_classes, load_checkpoint
 from runfolder.run import CamMeta, Run, begin_folder, open_run, write_meta
 
@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in folders.values():
         begin_folder(folder)
     localised = localiser.over(records, run.config.data.workers)
-    for record, _, output in tqdm(
-        localised, "CAMs", len(records), unit="image", disable=None, dynamic_ncols=True
-    ):
+    for record, _, output in progress(localised, "CAMs", len(records)):
         for (cam_type, labels), folder in folders.items():
             classes = _present(record, output, labels, run)
             maps = output.cam(cam_type, classes)

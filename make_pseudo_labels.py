@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_mask, write_json, write_mask
@@ -30,6 +29,7 @@ from datasets.record import BACKGROUND, IGNORE, Record
 from inference.refined import RefinedCams
 from models.device import select_device
 from pipeline import next_step
+from progress import progress
 from runfolder.run import (
     MaskMeta,
     Run,
@@ -114,9 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer = MaskWriter(records, cams, thresholds, since)
         workers = run.config.data.workers if device.type == "cpu" else 0
         loader = DataLoader(writer, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-        for index, counts in tqdm(
-            loader, desc=f"pseudo labels, {split}", disable=None, dynamic_ncols=True
-        ):
+        for index, counts in progress(loader, f"pseudo labels, {split}"):
             summary.add(records[index], counts)
         print(f"{split}: wrote {summary.num_images} pseudo labels to {run.pseudo_label_dir}/")
         print("\n".join(f"  {line}" for line in summary.lines(class_names)))

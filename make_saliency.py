@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from tqdm import tqdm
 
 from configs import Config, changed
 from configs.command_line import run_stage, stage_parser
@@ -17,6 +16,7 @@ from datasets.record import Record
 from datasets.sources import draw_warnings
 from models.device import select_device
 from pipeline import next_step
+from progress import progress
 from runfolder.run import (
     Run,
     SaliencyMeta,
@@ -153,7 +153,7 @@ def _write_maps(records: Sequence[Record], generator: Prepared, run: Run) -> Non
     """
     problems = dict(generator.problems)
     begin_folder(run.saliency_dir)
-    for record in tqdm(records, desc="saliency", unit="image", disable=None):
+    for record in progress(records, "saliency"):
         try:
             image = read_image(record.image)
             if run.config.saliency.empty_defect_free and not record.classes:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from configs.command_line import run_stage
 from datasets.files import list_images, write_csv, write_image, write_json, write_mask
@@ -35,6 +34,7 @@ from inference.objects import COCO_FORMATS, coco_annotation, objects_of
 from inference.refined import refined
 from inference.segment import Segmenter
 from models.device import select_device
+from progress import progress
 from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
 from scoring.thresholds import levelled, seed_mask
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary: list[list] = []
     images: list[dict[str, Any]] = []
     annotations: dict[str, list[dict[str, Any]]] = {form: [] for form in args.format}
-    for one in tqdm(predictions, "predict", len(records), unit="image", disable=None):
+    for one in progress(predictions, "predict", len(records)):
         name = one.record.name
         mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area)
         write_mask(to / f"masks/{name}.png", mask)

@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_image, read_mask, voc_palette, write_image, write_text
@@ -33,6 +32,7 @@ from datasets.pictures import colour_legend, fit_cell, paint_mask
 from datasets.record import BACKGROUND, IGNORE, Record
 from inference.sheets import choose_records, generator_sheet, run_sheet
 from models.device import select_device
+from progress import progress
 from runfolder.results import results_table
 from runfolder.run import Run, open_run
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = run.maps_dir(kind)
     shown = [
         _look(record, folder, run.num_classes)
-        for record in tqdm(run.data.split(split), "report", disable=None)
+        for record in progress(run.data.split(split), "report")
     ]
     shown.sort(key=lambda one: (-sum(one.areas.values()), one.record.name))
     write_text(run.report_path, _page(run, kind, split, shown, count))

@@ -16,7 +16,6 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
@@ -38,6 +37,7 @@ from models.optim import (
 )
 from models.stac import Stac, build_stac, image_scores
 from pipeline import next_step
+from progress import steps_bar
 from runfolder.checkpoint import (
     load_checkpoint,
     restore_training,
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     log = TrainingLog(run.stac_dir, num_steps, state["epoch"] + 1)
-    bar = tqdm(total=num_steps, initial=state["step"], disable=None, dynamic_ncols=True)
+    bar = steps_bar("training", num_steps, state["step"])
     while state["step"] < num_steps:
         # An epoch. All its randomness comes from here, so a resume is exact.
         epoch, started = state["epoch"], time.monotonic()
@@ -113,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         generator.manual_seed(epoch_seed(train.seed, epoch))
         fit_data.set_epoch(epoch)
         rows = []
-        bar.set_description(f"epoch {epoch + 1}")
         for batch in epoch_batches(fit_data, train, config.data.workers, device, epoch):
             # A step: rate, forward, loss, backward, clip, update.
             lr = warmup_cosine(state["step"], num_steps, warmup_steps, peak_lr, MIN_LR)
@@ -126,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             optimizer_step(model, optimizer, scaler, CLIP_NORM)
             state["step"] += 1
             rows.append(values)
+            bar.set_postfix({n: f"{value:.3f}" for n, value in values.items()}, refresh=False)
             bar.update()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
             if state["step"] == num_steps:
                 break
         state["epoch"] += 1

@@ -68,6 +68,7 @@ def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:
 
     STAC_TRACEBACK=1 in the environment shows where an error was raised.
     """
+    sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     try:
         main(None)
     except (ValueError, OSError, RuntimeError) as error:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from datasets.files import IMAGE_SUFFIXES, read_image, read_levels, read_truth
 from datasets.layouts.common import ANNOTATION_SUFFIX
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
+from progress import progress
 
 STOPS_TRAINING = "stops training"
 STOPS_SCORING = "stops evaluation.py, not training"
@@ -85,7 +85,7 @@ def check_data(data: Data) -> tuple[list[Facts], list[Problem]]:
     places = _places(data.splits)
     with_masks = {split for split, record in places if record.mask}
     facts, problems = [], _check_classes(data)
-    for split, record in tqdm(places, "checking", disable=None):
+    for split, record in progress(places, "checking"):
         one, wrong = _check_record(record, split, data.class_names)
         facts.append(one)
         problems += wrong

@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from tqdm import tqdm
 
 from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
+from progress import progress
 from saliency import contrast, normal, variation
 from saliency.generator import Prepared
 from saliency.surfaces import can_be_halved
@@ -101,7 +101,7 @@ def choose_parts(parts: Sequence[Prepared], data: Data) -> tuple[list[int], list
 def _peaks(part: Prepared, records: Sequence[Record], title: str) -> list[float]:
     """Return the mean of the highest values of each image's map."""
     peaks = []
-    for record in tqdm(records, desc=title, unit="image", disable=None):
+    for record in progress(records, title):
         saliency = part.make_map(record, read_image(record.image))
         count = max(1, round(TOP_SHARE * saliency.size))
         peaks.append(float(np.partition(saliency, -count, axis=None)[-count:].mean()))

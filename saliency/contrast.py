@@ -18,12 +18,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record
 from datasets.sources import Data
+from progress import progress
 from saliency.generator import Prepared
 
 # Shorter side, in pixels, at which background medians are taken: a quarter of NEU-Seg's 200.
@@ -250,7 +250,7 @@ def _polarities(
     for classes in [(), *((k,) for k in range(len(data.class_names)))]:
         alike = [record for record in data.split("fit") if record.classes == classes]
         voters += alike[:: max(1, math.ceil(len(alike) / MAX_VOTES))]
-    for record in tqdm(voters, desc="polarity", unit="image", disable=None):
+    for record in progress(voters, "polarity"):
         try:
             image = read_image(record.image)
         except (ValueError, FileNotFoundError) as error:

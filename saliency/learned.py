@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from configs import Config
 from datasets.files import Cam, read_image, read_truth, write_cam
@@ -29,6 +28,7 @@ from datasets.record import IGNORE, Record
 from datasets.sources import Data
 from datasets.splits import folds
 from datasets.transforms import as_image, eval_transform
+from progress import progress
 from saliency.edges import along_edges
 from saliency.generator import Prepared
 from saliency.student import StudentInputs, foreground, train_student
@@ -137,7 +137,7 @@ def write_priors(
 ) -> None:
     """Write <name>.npz with the map of each of an image's classes, made for that class alone."""
     nothing = np.zeros(num_classes, np.float32)
-    for record in tqdm(records, desc="priors", unit="image", disable=None):
+    for record in progress(records, "priors"):
         image = read_image(record.image)
         alone = [replace(record, classes=(k,)) for k in record.classes]
         maps = [generator.make_map(one, image) for one in alone]

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from configs import RefinementConfig, SaliencyConfig
 from datasets.files import read_cam, read_image
@@ -24,6 +23,7 @@ from datasets.transforms import train_transform
 from models.backbones import normalisation
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
+from progress import progress, steps_bar
 from saliency.patches import load_encoder
 
 MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
@@ -84,7 +84,7 @@ class StudentInputs:
     def keep_features(self, records: Sequence[Record]) -> None:
         """Write the features of records to files, but for those that are there."""
         self.feature_dir.mkdir(exist_ok=True)
-        for record in tqdm(records, desc="features", unit="image", disable=None):
+        for record in progress(records, "features"):
             path = self.feature_dir / f"{record.name}.npy"
             if not path.is_file():
                 np.save(path, self.features(record).half().numpy())
@@ -156,7 +156,7 @@ def train_student(
     model.train()
     num_steps, step, epoch, losses = settings.steps, 0, 0, []
     warmup, floor = WARMUP_SHARE * num_steps, MIN_LR_SHARE * LR
-    bar = tqdm(total=num_steps, desc="refinement", disable=None, dynamic_ncols=True)
+    bar = steps_bar("refinement", num_steps)
     while step < num_steps:
         dataset.set_epoch(epoch)
         for batch in loader:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
 from datasets.splits import folds
+from progress import progress
 from saliency.patches import Encoder
 
 MAX_IMAGES = 300
@@ -36,7 +36,7 @@ def encode_surfaces(
     _refuse_few(surfaces, generator)
     features: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}
-    for record in tqdm(surfaces, desc=generator, unit="image", disable=None):
+    for record in progress(surfaces, generator):
         try:
             features[record.name] = encode(read_image(record.image))
         except (ValueError, FileNotFoundError) as error:

@@ -24,13 +24,13 @@ import numpy as np
 import scipy.linalg
 import torch
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
 from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
 from datasets.splits import folds
+from progress import progress
 from saliency.generator import Prepared
 from saliency.normal import nearest_distance
 from saliency.patches import Encoder, load_encoder, to_image_size
@@ -243,7 +243,7 @@ def _encode_class(
     alone = [record for record in data.split("fit") if record.classes == (k,)]
     own, distances = [], []
     records = spread(alone, MAX_IMAGES)
-    for record in tqdm(records, desc=data.class_names[k], unit="image", disable=None):
+    for record in progress(records, data.class_names[k]):
         try:
             features = encode(read_image(record.image))
         except (ValueError, FileNotFoundError) as error:

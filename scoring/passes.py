@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.files import read_cam, read_mask, read_saliency, read_truth
 from datasets.record import Record
+from progress import progress
 from released.arrays import read_released_cam
 from scoring.confusion import ConfusionMatrix, LevelledSeeds, ThresholdSweep
 from scoring.detailed import DetailedScores
@@ -155,7 +155,7 @@ def _over(
 ) -> None:
     """Hand each record's ground truth and file to `count`; its errors name both."""
     pairs = zip(records, paths, strict=True)
-    for record, path in tqdm(pairs, "scoring", len(paths), unit="image", disable=None):
+    for record, path in progress(pairs, "scoring", len(paths)):
         truth = read_truth(record, num_classes)
         try:
             count(truth, record, path)

@@ -6,9 +6,9 @@ Map values above the threshold are foreground.
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.record import BACKGROUND, Record
+from progress import progress
 from scoring.histogram import NUM_LEVELS, at_least, level_counts, to_levels
 
 MAX_IMAGES = 300  # per rule that refined maps are counted of; a histogram needs no more
@@ -195,7 +195,7 @@ def count_maps(
         labelled = (record for record in records if record.classes)
         level = salient_from or salient_level(map(read_saliency, labelled))
     counts = MapCounts(num_classes, level)
-    for record in tqdm(records, "training maps", unit="image", disable=None, dynamic_ncols=True):
+    for record in progress(records, "training maps"):
         maps, classes = read_maps(record)
         try:
             counts.add(maps, classes, read_saliency(record) if read_saliency else None)

@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import write_csv, write_mask
@@ -22,6 +21,7 @@ from inference.models import segmenter_of
 from inference.segment import best_class
 from models.device import select_device
 from pipeline import next_step
+from progress import progress
 from runfolder.checkpoint import check_classes, load_checkpoint
 from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
 
@@ -49,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores: list[list[str]] = []
     pixels = np.zeros(len(class_names) + 1, np.int64)
     segmented = segmenter.over(records, run.config.data.workers)
-    for record, _, logits in tqdm(
-        segmented, "predictions", len(records), unit="image", disable=None, dynamic_ncols=True
-    ):
+    for record, _, logits in progress(segmented, "predictions", len(records)):
         prediction = best_class(logits)
         highest = logits.softmax(dim=0)[1:].amax(dim=(1, 2))
         scores.append([record.name, *(f"{score:.4f}" for score in highest.tolist())])

@@ -16,7 +16,6 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
@@ -37,6 +36,7 @@ from models.optim import (
     warmup_cosine,
 )
 from pipeline import next_step
+from progress import steps_bar
 from runfolder.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
 from runfolder.run import MaskMeta, Run, masked_in, open_run, read_meta
 from runfolder.training_log import TrainingLog
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     log = TrainingLog(run.segmentation_dir, num_steps, state["epoch"] + 1)
-    bar = tqdm(total=num_steps, initial=state["step"], disable=None, dynamic_ncols=True)
+    bar = steps_bar("training", num_steps, state["step"])
     while state["step"] < num_steps:
         # An epoch. All its randomness comes from here, so a resume is exact.
         epoch, started = state["epoch"], time.monotonic()
@@ -112,7 +112,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.manual_seed(epoch_seed(settings.seed, epoch))
         fit_data.set_epoch(epoch)
         rows = []
-        bar.set_description(f"epoch {epoch + 1}")
         for batch in epoch_batches(fit_data, settings, config.data.workers, device, epoch, 2):
             # A step: rate, forward, loss, backward, clip, update.
             lr = warmup_cosine(state["step"], num_steps, warmup_steps, peak_lr, min_lr)
@@ -132,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if average:
                 average.update(model, state["step"])
             rows.append(values)
+            bar.set_postfix({n: f"{value:.3f}" for n, value in values.items()}, refresh=False)
             bar.update()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
             if state["step"] == num_steps:
                 break
         state["epoch"] += 1

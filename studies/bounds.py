@@ -11,10 +11,9 @@ result says how many masks were used: none of them is a result of the method.
 import dataclasses
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_truth, write_mask
+from progress import progress
 from runfolder.results import results_table
 from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
 from studies.ablation import Job
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{len(without)} have none: {', '.join(without[:5])}. Add them."
         )
     begin_folder(run.pseudo_label_dir)
-    for record in tqdm(records, desc="true masks", unit="image", disable=None):
+    for record in progress(records, "true masks"):
         truth = read_truth(record, run.num_classes)
         write_mask(run.pseudo_label_dir / f"{record.name}.png", truth)
     settings = dataclasses.asdict(run.config.pseudo_label)

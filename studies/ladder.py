@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from configs import changed
 from configs.command_line import load_run, run_stage, stage_parser
@@ -26,6 +25,7 @@ from datasets.files import read_image, read_truth, write_json
 from datasets.record import Record
 from datasets.sources import Data, read_data
 from models.device import select_device
+from progress import progress
 from saliency import learned
 from saliency.generator import Prepared
 from saliency.table import make_generator
@@ -77,7 +77,7 @@ def score(generator: Prepared, records: Sequence[Record], num_classes: int) -> d
     """
     histogram, counts = SaliencyHistogram(num_classes), MapCounts(num_classes)
     maps = {}
-    for record in tqdm(records, desc="maps", unit="image", disable=None):
+    for record in progress(records, "maps"):
         saliency = generator.make_map(record, read_image(record.image))
         histogram.update(read_truth(record, num_classes), saliency, labelled=True)
         counts.add(saliency[None], record.classes[:1])

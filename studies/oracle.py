@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from datasets.files import read_truth, write_saliency
@@ -28,6 +27,7 @@ from datasets.sources import read_data
 from inference.localise import scaled_sizes
 from models.backbones import create_vit
 from models.cam import min_max
+from progress import progress
 from runfolder.run import SaliencyMeta, write_meta
 from scoring.confusion import GRID, ThresholdSweep
 from studies.ablation import Job, add_part, part_of, scored_settings, table
@@ -97,7 +97,7 @@ def grid_table(
     lines.append("|---" * (len(class_names) + 2) + "|")
     for height, width in grids:
         sweep = ThresholdSweep(GRID, len(class_names))
-        for record in tqdm(records, f"{height} x {width}", unit="image", disable=None):
+        for record in progress(records, f"{height} x {width}"):
             truth = read_truth(record, len(class_names))
             maps = covered_shares(truth, record.classes, (height, width))
             sweep.update(truth, maps, record.classes)
@@ -138,7 +138,7 @@ def write_true_masks(records: Sequence[Record], folder: Path, num_classes: int) 
             f"true masks: expected one for each of {len(records)} images, {len(without)} have "
             f"none: {', '.join(without[:5])}. Score splits whose masks are there."
         )
-    for record in tqdm(records, desc="true masks", unit="image", disable=None):
+    for record in progress(records, "true masks"):
         truth = read_truth(record, num_classes)
         saliency = np.where(truth == IGNORE, 0.5, truth != BACKGROUND)
         write_saliency(folder / f"{record.name}.png", saliency.astype(np.float32))

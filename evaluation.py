@@ -34,6 +34,7 @@ from typing import Any
 
 from configs.command_line import run_stage, stage_parser
 from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
+from execution import ranks
 from runfolder.results import append_results, origin, results_table, write_results_csv
 from runfolder.run import KINDS, Run, open_run
 from runfolder.scored import Asked, Scored, scored_of
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.logfile:
             append_results(Path(args.logfile), [{**row, **origin()}])
         return
+    ranks.join("cpu")
     run = open_run(args)
     if args.table:
         print(results_table(run.results_path))
@@ -97,8 +99,8 @@ def score_run(run: Run, args: argparse.Namespace) -> None:
     scored = scored_of(run, asked)
     if scored is None:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
-        # So that --table can tell "no masks" from "not scored yet".
-        append_results(run.results_path, [])
+        if ranks.is_first():  # so that --table can tell "no masks" from "not scored yet"
+            append_results(run.results_path, [])
         return
 
     # The counts: masks as they are, maps at every threshold.
@@ -127,7 +129,8 @@ def score_run(run: Run, args: argparse.Namespace) -> None:
     if histogram is not None:
         rows = [row | saliency_row(histogram, row["threshold"], class_names) for row in rows]
     rows[0] |= details
-    append_results(run.results_path, [{**scored.about, **row, **origin(run)} for row in rows])
+    if ranks.is_first():
+        append_results(run.results_path, [{**scored.about, **row, **origin(run)} for row in rows])
 
 
 def _details(run: Run, scored: Scored, judged: Judged, rounds: int | None) -> dict[str, Any]:

@@ -20,11 +20,12 @@ import numpy as np
 from configs.command_line import run_stage, stage_parser
 from datasets.files import Cam, write_cam
 from datasets.record import Record
+from execution import ranks
+from execution.progress import progress
 from inference.localise import Localised
 from inference.models import localiser_of
 from models.device import select_device
 from pipeline import next_step
-from progress import progress
 from runfolder.checkpoint import check_classes, load_checkpoint
 from runfolder.run import CamMeta, Run, begin_folder, open_run, write_meta
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     run = open_run(args)
-    cam, device = run.config.cam, select_device(args.device)
+    cam, device = run.config.cam, ranks.join(select_device(args.device))
     checkpoint = load_checkpoint(args.checkpoint or run.stac_checkpoint(), "train_stac.py")
     check_classes(checkpoint, run.data.class_names)
     localiser = localiser_of(run, checkpoint, device)
@@ -58,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folders = {(t, labels): run.cam_dir(t, labels) for t in cam.types for labels in cam.labels}
     for folder in folders.values():
         begin_folder(folder)
-    localised = localiser.over(records, run.config.data.workers)
-    for record, _, output in progress(localised, "CAMs", len(records)):
+    own = ranks.part(records, cam.batch_size)
+    localised = localiser.over(own, run.config.data.workers)
+    for record, _, output in progress(localised, "CAMs", len(own)):
         for (cam_type, labels), folder in folders.items():
             classes = _present(record, output, labels, run)
             maps = output.cam(cam_type, classes)

@@ -26,10 +26,11 @@ from configs.command_line import run_stage, stage_parser
 from datasets.files import read_mask, write_json, write_mask
 from datasets.image_maps import require_files
 from datasets.record import BACKGROUND, IGNORE, Record
+from execution import ranks
+from execution.progress import progress
 from inference.refined import RefinedCams
 from models.device import select_device
 from pipeline import next_step
-from progress import progress
 from runfolder.run import (
     MaskMeta,
     Run,
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = open_run(args)
     settings, class_names = run.config.pseudo_label, run.data.class_names
-    device = select_device(args.device)
+    device = ranks.join(select_device(args.device))
 
     # The CAMs.
     cam_meta = run.read_cam_meta(settings.cam_type, "given")
@@ -108,18 +109,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # The masks.
     meta = MaskMeta(dataclasses.asdict(settings), {"thresholds": thresholds}, masked)
-    since = begin(run.pseudo_label_dir / "begun.json", dataclasses.asdict(meta))
+    with ranks.first_alone():
+        since = begin(run.pseudo_label_dir / "begun.json", dataclasses.asdict(meta))
     for split in splits:
-        records, summary = run.data.split(split), Summary()
+        records, summary, counted = ranks.part(run.data.split(split)), Summary(), []
         writer = MaskWriter(records, cams, thresholds, since)
         workers = run.config.data.workers if device.type == "cpu" else 0
         loader = DataLoader(writer, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
         for index, counts in progress(loader, f"pseudo labels, {split}"):
-            summary.add(records[index], counts)
+            counted.append((records[index], counts))
+        for record, counts in sum(ranks.gathered(counted), []):
+            summary.add(record, counts)
         print(f"{split}: wrote {summary.num_images} pseudo labels to {run.pseudo_label_dir}/")
         print("\n".join(f"  {line}" for line in summary.lines(class_names)))
     write_meta(run.pseudo_label_dir, meta)
-    (run.pseudo_label_dir / "begun.json").unlink()
+    if ranks.is_first():
+        (run.pseudo_label_dir / "begun.json").unlink()
     print(next_step("pseudo_labels", run))
 
 

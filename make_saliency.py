@@ -5,7 +5,6 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from configs.command_line import run_stage, stage_parser
 from datasets.files import read_image, write_saliency
 from datasets.record import Record
 from datasets.sources import draw_warnings
+from execution import ranks
+from execution.progress import progress
 from models.device import select_device
 from pipeline import next_step
-from progress import progress
 from runfolder.run import (
     Run,
     SaliencyMeta,
@@ -60,19 +60,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"warning: {line}")
     splits = args.split or data.default_splits(config.data.eval_split)
     records = data.records(splits)
-    device = select_device(args.device)
+    device = ranks.join(select_device(args.device))
     external = config.saliency.generator == "external"
     brought = read_meta(Path(config.saliency.folder), SaliencyMeta) if external else None
 
     # The generator, then the rounds of learned refinement: each is a generator of its own.
     generator = make_generator(config.saliency, data, records, device)
-    for left_over in run.folder.glob(".refinement_*"):  # of a call that was killed
-        shutil.rmtree(left_over)
-    with TemporaryDirectory(dir=run.folder, prefix=".refinement_") as folder:
+    work_dir = run.folder / ".refinement"
+    with ranks.first_alone():
+        shutil.rmtree(work_dir, ignore_errors=True)  # of a call that was killed
+        work_dir.mkdir(parents=True)
+    try:
         for turn in range(config.refinement.rounds):
-            print(f"refinement, round {turn + 1} of {config.refinement.rounds}", flush=True)
-            generator = learned.prepare(config, generator, data, Path(folder), device, turn)
+            print(f"refinement, round {turn + 1} of {config.refinement.rounds}")
+            generator = learned.prepare(config, generator, data, work_dir, device, turn)
         _write_maps(records, generator, run)
+    finally:
+        if ranks.is_first():
+            shutil.rmtree(work_dir, ignore_errors=True)
 
     facts = dict(generator.facts)
     meta = SaliencyMeta(
@@ -153,7 +158,7 @@ def _write_maps(records: Sequence[Record], generator: Prepared, run: Run) -> Non
     """
     problems = dict(generator.problems)
     begin_folder(run.saliency_dir)
-    for record in progress(records, "saliency"):
+    for record in progress(ranks.part(records), "saliency"):
         try:
             image = read_image(record.image)
             if run.config.saliency.empty_defect_free and not record.classes:
@@ -164,6 +169,8 @@ def _write_maps(records: Sequence[Record], generator: Prepared, run: Run) -> Non
             problems[record.name] = str(error)
             continue
         write_saliency(run.saliency_dir / f"{record.name}.png", saliency)
+    for of_rank in ranks.gathered(problems):
+        problems |= of_rank
     if problems:
         shown = " | ".join(list(problems.values())[:5])
         raise ValueError(

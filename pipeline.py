@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from configs import Config, fingerprint
 from configs.command_line import ROOT, run_stage
+from execution import ranks
 from runfolder.marks import Marks, Stage
 from runfolder.run import Run, open_run
 
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # The stages in order.
     total = len(STAGES) + 1  # and the table
+    batch_sizes = run.config.train.batch_size, run.config.segmentation.batch_size // 2
+    launcher = ranks.launcher(args.device, min(batch_sizes))
     configs = " ".join(args.config)
     print(f"config {configs}, run folder {run.folder}, device {args.device}", flush=True)
     begun = time.monotonic()
@@ -114,8 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{title}: reads {stage.reads} -> writes {stage.writes[0]}/", flush=True)
         begun_stage = time.monotonic()
         for words in commands(stage, run.config):
-            device = [] if words[0] == "evaluation.py" else ["--device", args.device]
-            code = _call([*words, *_common(args), *device])
+            if words[0] != "evaluation.py":
+                words = [*launcher, *words, "--device", args.device]
+            code = _call([*words, *_common(args)])
             if code:
                 _stop(stage.name, code, again)
         marks.finish(stage, wanted)

@@ -27,6 +27,8 @@ from configs.command_line import run_stage
 from datasets.files import list_images, write_csv, write_image, write_json, write_mask
 from datasets.pictures import paint_mask
 from datasets.record import Record
+from execution import ranks
+from execution.progress import progress
 from inference.images import Picture, load_pictures
 from inference.localise import Localiser
 from inference.models import load_trained, localiser_of, run_in, segmenter_of, with_tile
@@ -34,7 +36,6 @@ from inference.objects import COCO_FORMATS, coco_annotation, objects_of
 from inference.refined import refined
 from inference.segment import Segmenter
 from models.device import select_device
-from progress import progress
 from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
 from scoring.thresholds import levelled, seed_mask
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "without segmentation/."
         )
     records = _without_outputs(find_images(args.images), to)
-    device = select_device(args.device)
+    device = ranks.join(select_device(args.device))
+    records = ranks.part(records, run.config.segmentation.batch_size)
     localiser = localiser_of(run, trained.localiser, device) if trained.localiser else None
     problems: dict[str, str] = {}
     if trained.segmentation:
@@ -80,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictions = localise(run, localiser, records, thresholds, problems)
 
     # Each image's files.
-    summary: list[list] = []
-    images: list[dict[str, Any]] = []
-    annotations: dict[str, list[dict[str, Any]]] = {form: [] for form in args.format}
+    done: list[tuple[list, dict[str, Any], dict[str, list]]] = []
     for one in progress(predictions, "predict", len(records)):
         name = one.record.name
         mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area)
@@ -91,20 +91,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_image(to / f"overlays/{name}.jpg", overlay)
         page = _page(one._replace(mask=mask), objects, class_names)
         write_json(to / f"json/{name}.json", page)
-        summary.append([name, *page["areas_px"].values(), *page["class_scores"].values()])
-        size = {"height": mask.shape[0], "width": mask.shape[1]}
-        images.append({"id": len(images) + 1, "file_name": str(one.record.image), **size})
-        for form, entries in annotations.items():
-            entries += [
-                coco_annotation(an_object, images[-1], form, class_names) | {"id": number}
-                for number, an_object in enumerate(objects, start=len(entries) + 1)
-            ]
+        row = [name, *page["areas_px"].values(), *page["class_scores"].values()]
+        height, width = mask.shape
+        image = {"file_name": str(one.record.image), "height": height, "width": width}
+        annotated = {
+            form: [coco_annotation(found, mask.shape, form, class_names) for found in objects]
+            for form in args.format
+        }
+        done.append((row, image, annotated))
 
     # The files of all images.
+    done = sum(ranks.gathered(done), [])
+    for of_rank in ranks.gathered(problems):
+        problems |= of_rank
+    if not ranks.is_first():
+        return
+    images = [{"id": number, **image} for number, (_, image, _) in enumerate(done, start=1)]
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
-    for form, entries in annotations.items():
-        content = {"images": images, "annotations": entries, "categories": categories}
+    for form in args.format:
+        entries = [
+            {"image_id": image["id"], **entry}
+            for image, (_, _, annotated) in zip(images, done, strict=True)
+            for entry in annotated[form]
+        ]
+        annotations = [{"id": number, **entry} for number, entry in enumerate(entries, start=1)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
         write_json(to / COCO_FORMATS[form], content)
+    summary = [row for row, _, _ in done]
     heads = [f"{name}_{what}" for what in ("area_px", "score") for name in class_names]
     write_csv(to / "summary.csv", [["name", *heads], *summary])
     defective = sum(any(row[1 : 1 + len(class_names)]) for row in summary)
@@ -112,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{defective} of them show defects")
     if problems:
         raise ValueError(
-            f"{len(problems)} of {len(records)} pictures could not be read: "
+            f"{len(problems)} of {len(summary) + len(problems)} pictures could not be read: "
             f"{' | '.join(list(problems.values())[:5])}"
         )
 

@@ -30,9 +30,9 @@ from configs.command_line import run_stage, stage_parser
 from datasets.files import read_image, read_mask, voc_palette, write_image, write_text
 from datasets.pictures import colour_legend, fit_cell, paint_mask
 from datasets.record import BACKGROUND, IGNORE, Record
+from execution.progress import progress
 from inference.sheets import choose_records, generator_sheet, run_sheet
 from models.device import select_device
-from progress import progress
 from runfolder.results import results_table
 from runfolder.run import Run, open_run
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
 from datasets.image_maps import ImageMapDataset, balance, saliency_maps
 from datasets.transforms import eval_transform, train_transform
+from execution import ranks
+from execution.progress import steps_bar
 from losses.stac import stac_loss
 from models.backbones import normalisation, whole_patches
 from models.device import amp_dtype, autocast, select_device
@@ -33,11 +34,12 @@ from models.optim import (
     parameter_groups,
     set_lr,
     steps_per_epoch,
+    validation_batches,
     warmup_cosine,
 )
-from models.stac import Stac, build_stac, image_scores
+from models.stac import Stac, StacOutput, build_stac, image_scores
+from models.whole_batch import alike, whole, with_shared_statistics
 from pipeline import next_step
-from progress import steps_bar
 from runfolder.checkpoint import (
     load_checkpoint,
     restore_training,
@@ -64,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = open_run(args)
     config, train = run.config, run.config.train
-    device = select_device(args.device)
+    device = ranks.join(select_device(args.device))
     dtype = amp_dtype(device, train.amp)
 
     # Model and data.
     torch.manual_seed(train.seed)
     model = build_stac(train, run.num_classes, train.pretrained).to(device)
+    model = with_shared_statistics(alike(model))
     mean, std = normalisation(train.backbone)
     maps_meta = read_meta(run.saliency_dir, SaliencyMeta)  # refuses maps of a stopped call
     fit_data, val_data = _datasets(run, model, mean, std)
@@ -103,13 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"peak lr {peak_lr:.3g}, {device.type}, autocast {dtype or 'off'}"
     )
 
-    log = TrainingLog(run.stac_dir, num_steps, state["epoch"] + 1)
+    log = TrainingLog(run.stac_dir, num_steps, state["epoch"] + 1) if ranks.is_first() else None
     bar = steps_bar("training", num_steps, state["step"])
     while state["step"] < num_steps:
         # An epoch. All its randomness comes from here, so a resume is exact.
         epoch, started = state["epoch"], time.monotonic()
         model.train()
-        torch.manual_seed(epoch_seed(train.seed, epoch))
+        torch.manual_seed(epoch_seed(train.seed, epoch) + ranks.rank())
         generator.manual_seed(epoch_seed(train.seed, epoch))
         fit_data.set_epoch(epoch)
         rows = []
@@ -143,12 +146,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         line["seconds"] = round(time.monotonic() - started, 1)
 
         # Files: the best weights first, as a resume from checkpoint.pt takes them for written.
-        if is_best:
-            best = {"model": model.state_dict(), "progress": dict(state)}
-            save_checkpoint(run.stac_dir / "best.pt", facts | best)
-        save_checkpoint(path, facts | training_state(model, optimizer, scaler, state))
-        log.write(line)
+        if ranks.is_first():
+            if is_best:
+                best = {"model": model.state_dict(), "progress": dict(state)}
+                save_checkpoint(run.stac_dir / "best.pt", facts | best)
+            save_checkpoint(path, facts | training_state(model, optimizer, scaler, state))
+            log.write(line)
     bar.close()
+    if not ranks.is_first():
+        return
     log.close()
     save_weights(
         run.stac_dir / "model.safetensors", model.state_dict(), facts | {"progress": state}
@@ -180,6 +186,8 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Run the model on a batch of `ImageMapDataset` items.
 
+    In training the batch is this rank's part of one, and the losses are those of the whole.
+
     Returns:
         The weighted sum of the losses, each unweighted loss, and the image scores (B, K).
     """
@@ -187,9 +195,22 @@ def batch_loss(
     labels = batch["label"].to(device, non_blocking=True)
     saliency = batch["map"].to(device, non_blocking=True)
     output = model(images)
+    if model.training:
+        output, labels, saliency = whole_batch(output, labels, saliency)
     with torch.autocast(device.type, enabled=False):  # the losses are float32
         total, terms = stac_loss(output, labels, saliency, config.loss, generator)
     return total, terms, image_scores(output)
+
+
+def whole_batch(
+    output: StacOutput, labels: Tensor, saliency: Tensor
+) -> tuple[StacOutput, Tensor, Tensor]:
+    """Return what the ranks' models gave for all of a batch, with its labels and maps."""
+    parts = {name: values for name, values in output._asdict().items() if values is not None}
+    parts["class_tokens"] = output.class_tokens.movedim(1, 0)  # images first
+    *parts_of_all, labels, saliency = whole([*parts.values(), labels, saliency])
+    output = output._replace(**dict(zip(parts, parts_of_all, strict=True)))
+    return output._replace(class_tokens=output.class_tokens.movedim(0, 1)), labels, saliency
 
 
 @torch.no_grad()
@@ -198,14 +219,17 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean losses and the classification mAP (%) on held-out training images."""
     model.eval()
-    generator = torch.Generator(device).manual_seed(config.train.seed)
-    rows, scores, labels = [], [], []
-    for batch in DataLoader(dataset, config.train.batch_size, num_workers=config.data.workers):
+    generator = torch.Generator(device)
+    found: dict[int, tuple] = {}
+    for number, batch in validation_batches(dataset, config.train.batch_size, config.data.workers):
+        generator.manual_seed(epoch_seed(config.train.seed, number))
         with autocast(device, dtype):
             total, terms, score = batch_loss(model, batch, config, device, generator)
-        rows.append(_numbers(total, terms))
-        scores.append(score.float().cpu().numpy())
-        labels.append(batch["label"].numpy())
+        labels = batch["label"].numpy()
+        found[number] = _numbers(total, terms), score.float().cpu().numpy(), labels
+    for of_rank in ranks.gathered(found):
+        found |= of_rank
+    rows, scores, labels = zip(*(found[number] for number in sorted(found)), strict=True)
     precision = mean_average_precision(np.concatenate(labels), np.concatenate(scores))
     return {**mean_terms(rows), "map": precision}
 

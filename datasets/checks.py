@@ -16,7 +16,7 @@ from datasets.files import IMAGE_SUFFIXES, read_image, read_levels, read_truth
 from datasets.layouts.common import ANNOTATION_SUFFIX
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
 from datasets.sources import Data
-from progress import progress
+from execution.progress import progress
 
 STOPS_TRAINING = "stops training"
 STOPS_SCORING = "stops evaluation.py, not training"

@@ -10,7 +10,7 @@ MAX_CLASSES = IGNORE - 1  # mask values are bytes; class k has the value k + 1
 NO_DEFECT = 256  # mask level that no pixel reaches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a third less memory in lists of a million
 class Record:
     """One image with its image-level label and where its maps lie.
 

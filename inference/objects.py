@@ -57,26 +57,25 @@ def objects_of(
 
 
 def coco_annotation(
-    one: dict[str, Any], image: dict[str, Any], form: str, class_names: Sequence[str]
+    one: dict[str, Any], size: tuple[int, int], form: str, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the COCO entry of an object, but for its id; category k + 1 is class k.
+    """Return the COCO entry of an object, but for the ids; category k + 1 is class k.
 
     Args:
         one: of `objects_of`.
-        image: its image, with id, height and width.
+        size: (H, W) of its image.
         form: coco (compressed run lengths) or coco-polygons.
         class_names: K names.
     """
     x, y, width, height = one["box"]
     if form == "coco":
-        pixels = np.zeros((image["height"], image["width"]), np.uint8, order="F")
+        pixels = np.zeros(size, np.uint8, order="F")
         pixels[y : y + height, x : x + width] = one["pixels"]
         segmentation = coco_mask.encode(pixels)
         segmentation["counts"] = segmentation["counts"].decode()
     else:
         segmentation = [_polygon(contour, one["box"]) for contour in one["contours"]]
     return {
-        "image_id": image["id"],
         "category_id": list(class_names).index(one["class"]) + 1,
         "segmentation": segmentation,
         "area": one["area_px"],

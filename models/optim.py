@@ -1,13 +1,16 @@
 """What both training loops do: parameter groups, schedule, step, batches of an epoch."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
 
 from configs import SegmentationConfig, TrainConfig
+from execution import ranks
+from models.whole_batch import add_gradients
 
 SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
 
@@ -66,7 +69,11 @@ def optimizer_step(
     scaler: torch.amp.GradScaler,
     clip_norm: float,
 ) -> None:
-    """Move the weights along their gradients, whose norm is clipped (0 = not), and clear them."""
+    """Move the weights along the gradients of all ranks, whose norm is clipped (0 = not).
+
+    The gradients are cleared.
+    """
+    add_gradients(model)
     if clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
@@ -95,18 +102,29 @@ def finite_or_raise(values: dict[str, float], epoch: int, step: int) -> None:
 
 
 def steps_per_epoch(num_images: int, batch_size: int, least_batch: int = 1) -> int:
-    """Return the batches of an epoch; a last one smaller than `least_batch` is left out.
+    """Return the batches of an epoch; a last one too small for all ranks is left out.
+
+    Args:
+        num_images: of an epoch.
+        batch_size: of all ranks together.
+        least_batch: fewest images of a rank.
 
     Raises:
-        ValueError: no batch is left.
+        ValueError: no batch is left, or batches are too small for all ranks.
     """
-    if num_images < least_batch:
+    least = least_batch * ranks.size()
+    if batch_size < least:
         raise ValueError(
-            f"training images: expected at least {least_batch} outside the validation part, got "
+            f"batch_size: expected {least} or more, {least_batch} for each of {ranks.size()} "
+            f"processes, got {batch_size}. Raise it, or lower --nproc-per-node."
+        )
+    if num_images < least:
+        raise ValueError(
+            f"training images: expected at least {least} outside the validation part, got "
             f"{num_images}. Add images or lower data.val_fraction."
         )
     whole, rest = divmod(num_images, batch_size)
-    return whole + (rest >= least_batch)
+    return whole + (rest >= least)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -122,7 +140,7 @@ def epoch_batches(
     epoch: int,
     least_batch: int = 1,
 ) -> DataLoader:
-    """Return the shuffled batches of an epoch; the order depends on seed and epoch alone.
+    """Return this rank's part of an epoch's shuffled batches; the order depends on the seed alone.
 
     Args:
         dataset: of images with maps.
@@ -130,18 +148,56 @@ def epoch_batches(
         workers: loader processes.
         device: that the batches go to.
         epoch: from 0.
-        least_batch: a last batch of fewer images is left out; 1 or 2.
+        least_batch: fewest images of a rank; a last batch that is too small is left out.
     """
-    rest = len(dataset) % settings.batch_size
-    return DataLoader(
+    return loader_of(
         dataset,
         settings.batch_size,
-        shuffle=True,
-        drop_last=0 < rest < least_batch,
+        torch.Generator().manual_seed(epoch_seed(settings.seed, epoch)),
+        0 < len(dataset) % settings.batch_size < least_batch * ranks.size(),
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator().manual_seed(epoch_seed(settings.seed, epoch)),
     )
+
+
+def loader_of(
+    dataset: Dataset, batch_size: int, order: torch.Generator, drop_last: bool, **how: Any
+) -> DataLoader:
+    """Return a loader of this rank's part of each shuffled batch.
+
+    Args:
+        dataset: of images.
+        batch_size: of all ranks together.
+        order: gives the order, the same in all ranks.
+        drop_last: leave out a last batch that is smaller.
+        how: further arguments of the loader.
+    """
+    shuffled = RandomSampler(dataset, generator=order)
+    batches = BatchSampler(shuffled, batch_size, drop_last)
+    return DataLoader(dataset, batch_sampler=_Parts(batches), generator=order, **how)
+
+
+def validation_batches(
+    dataset: Dataset, batch_size: int, workers: int
+) -> Iterator[tuple[int, Any]]:
+    """Give this rank's batches of all images, in order, each with its number among all batches."""
+    batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))
+    own = list(enumerate(batches))[ranks.rank() :: ranks.size()]
+    loader = DataLoader(dataset, batch_sampler=[batch for _, batch in own], num_workers=workers)
+    return zip((number for number, _ in own), loader, strict=True)
+
+
+class _Parts(Sampler):
+    """Gives this rank's part of each batch."""
+
+    def __init__(self, batches: BatchSampler):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        return map(ranks.part, self.batches)
 
 
 def mean_terms(rows: Iterable[dict[str, float]]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from configs import Config, to_toml
 from configs.command_line import load_run
 from datasets.files import write_json, write_text
 from datasets.sources import Data, read_data
+from execution import ranks
 
 UNFINISHED = {"unfinished": True}
 # What evaluation.py scores, in the order of the table, and the script that makes it.
@@ -132,7 +133,8 @@ class Run:
     @cached_property
     def data(self) -> Data:
         """The data set; errors as of `datasets.sources.read_data`."""
-        return read_data(self.config.data, self.labels_path)
+        with ranks.first_alone():  # it leaves labels.csv and groups.csv
+            return read_data(self.config.data, self.labels_path)
 
     @property
     def num_classes(self) -> int:
@@ -165,7 +167,8 @@ class Run:
 
     def save_config(self) -> None:
         """Write the resolved config, which --config accepts again."""
-        write_text(self.config_path, to_toml(self.config))
+        if ranks.is_first():
+            write_text(self.config_path, to_toml(self.config))
 
     def command(self, script: str) -> str:
         """Return the command line that runs a script on this run."""
@@ -194,13 +197,18 @@ def open_run(args: argparse.Namespace) -> Run:
 
 
 def begin_folder(folder: Path) -> None:
-    """Say that the files of a folder are not complete any more."""
-    write_json(folder / "meta.json", UNFINISHED)
+    """Say that the files of a folder are not complete any more; then all ranks may write there."""
+    if ranks.is_first():
+        write_json(folder / "meta.json", UNFINISHED)
+    ranks.wait()
 
 
 def write_meta(folder: Path, meta: Meta) -> None:
-    """Say how the files of a folder were made, now that all are there."""
-    write_json(folder / "meta.json", asdict(meta))
+    """Say how the files of a folder were made, once all ranks have written theirs."""
+    ranks.wait()
+    if ranks.is_first():
+        write_json(folder / "meta.json", asdict(meta))
+    ranks.wait()
 
 
 def masked_in(*metas: Meta | None) -> list[str]:

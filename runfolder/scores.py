@@ -145,7 +145,7 @@ def _count_training_maps(run: Run, folder: Path, kind: str, with_saliency: bool)
 
     salient_from = run.config.pseudo_label.salient_from
     paired = read_paired if with_saliency else None
-    counts = count_maps(records, read, run.num_classes, paired, salient_from)
+    counts = count_maps(records, read, run.num_classes, paired, salient_from, parallel=True)
     print(f"thresholds from {len(paths)} training maps in {folder}")
     return counts
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from configs import to_dict
 from datasets.files import write_json
+from execution import ranks
 from runfolder.run import Run
 from scoring.thresholds import MapCounts
 
@@ -56,7 +57,9 @@ def mask_free_thresholds(
         thresholds |= {rule: counts.thresholds(rule) for rule in missing}
         of_place = {**kept, **{r: thresholds[r] for r in missing}, "made_with": made_with}
         content.setdefault(place.cam_type, {})[place.maps] = of_place
-        write_json(run.thresholds_path, content)
+        if ranks.is_first():
+            write_json(run.thresholds_path, content)
+        ranks.wait()  # so that all find, or do not find, the same the next time
     return {rule: thresholds[rule] for rule in wanted}
 
 

@@ -16,7 +16,7 @@ from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
-from progress import progress
+from execution.progress import progress
 from saliency import contrast, normal, variation
 from saliency.generator import Prepared
 from saliency.surfaces import can_be_halved

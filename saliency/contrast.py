@@ -23,7 +23,7 @@ from configs import SaliencyConfig
 from datasets.files import read_image
 from datasets.record import Record
 from datasets.sources import Data
-from progress import progress
+from execution.progress import progress
 from saliency.generator import Prepared
 
 # Shorter side, in pixels, at which background medians are taken: a quarter of NEU-Seg's 200.

@@ -28,7 +28,8 @@ from datasets.record import IGNORE, Record
 from datasets.sources import Data
 from datasets.splits import folds
 from datasets.transforms import as_image, eval_transform
-from progress import progress
+from execution import ranks
+from execution.progress import progress
 from saliency.edges import along_edges
 from saliency.generator import Prepared
 from saliency.student import StudentInputs, foreground, train_student
@@ -70,7 +71,7 @@ def prepare(
     inputs = StudentInputs(config.saliency, num_classes, work_dir / "features", prior_dir, device)
     write_priors(generator, records, prior_dir, num_classes)
     masked = choose_masked(records, settings.masks, num_classes, settings.seed)
-    for record in masked:
+    for record in ranks.part(masked):
         write_mask_as_prior(record, prior_dir, num_classes)
     masked_names = {record.name for record in masked}
     inputs.keep_features(records)
@@ -137,13 +138,14 @@ def write_priors(
 ) -> None:
     """Write <name>.npz with the map of each of an image's classes, made for that class alone."""
     nothing = np.zeros(num_classes, np.float32)
-    for record in progress(records, "priors"):
+    for record in progress(ranks.part(records), "priors"):
         image = read_image(record.image)
         alone = [replace(record, classes=(k,)) for k in record.classes]
         maps = [generator.make_map(one, image) for one in alone]
         stack = np.stack(maps) if maps else np.zeros((0, *image.shape[:2]), np.float32)
         classes = np.array(record.classes, np.int64)
         write_cam(folder / f"{record.name}.npz", Cam(stack, classes, nothing))
+    ranks.wait()
 
 
 def write_mask_as_prior(record: Record, folder: Path, num_classes: int) -> None:

@@ -13,17 +13,18 @@ import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from configs import RefinementConfig, SaliencyConfig
 from datasets.files import read_cam, read_image
 from datasets.image_maps import ImageMapDataset
 from datasets.record import Record
 from datasets.transforms import train_transform
+from execution import ranks
+from execution.progress import progress, steps_bar
 from models.backbones import normalisation
 from models.device import amp_dtype, autocast
-from models.optim import optimizer_step, parameter_groups, set_lr, warmup_cosine
-from progress import progress, steps_bar
+from models.optim import loader_of, optimizer_step, parameter_groups, set_lr, warmup_cosine
+from models.whole_batch import alike, whole, with_shared_statistics
 from saliency.patches import load_encoder
 
 MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
@@ -33,8 +34,8 @@ ROBUSTNESS = 0.7  # q of the generalised cross-entropy
 FEATURE_SIZE = 322  # pixels; the features are those of an image of this size squared
 BATCH_SIZE = 16
 LR = 1e-3
-MIN_LR_SHARE = 0.01  # of the rate: what the schedule ends with
-WARMUP_SHARE = 0.1  # of the steps
+MIN_LR = 1e-5  # what the schedule ends with
+WARMUP = 0.1  # of the steps
 WEIGHT_DECAY = 1e-2
 CLIP_NORM = 5.0
 EMA = 0.98  # decay of the averaged weights, which make the maps
@@ -84,10 +85,11 @@ class StudentInputs:
     def keep_features(self, records: Sequence[Record]) -> None:
         """Write the features of records to files, but for those that are there."""
         self.feature_dir.mkdir(exist_ok=True)
-        for record in progress(records, "features"):
+        for record in progress(ranks.part(records), "features"):
             path = self.feature_dir / f"{record.name}.npy"
             if not path.is_file():
                 np.save(path, self.features(record).half().numpy())
+        ranks.wait()
 
     def priors(self, record: Record) -> np.ndarray:
         """Return the (K, H, W) float32 class maps of a record, zero for classes it lacks."""
@@ -142,6 +144,7 @@ def train_student(
     """
     torch.manual_seed(seed)
     model = Student(len(inputs.features(records[0])), num_classes + 1).to(device)
+    model = with_shared_statistics(alike(model))
     average = ModelEmaV3(model, EMA, use_warmup=True)
     # Flips follow below, where features can be flipped too.
     transform = train_transform(settings.image_size, inputs.mean, inputs.std, flip=False)
@@ -151,22 +154,23 @@ def train_student(
     dtype = amp_dtype(device, "auto")
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     order = torch.Generator().manual_seed(seed)
-    batch_size = min(BATCH_SIZE, len(records))
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, generator=order)
+    batch_size = min(max(BATCH_SIZE, ranks.size()), len(records))
+    loader = loader_of(dataset, batch_size, order, drop_last=True)
     model.train()
     num_steps, step, epoch, losses = settings.steps, 0, 0, []
-    warmup, floor = WARMUP_SHARE * num_steps, MIN_LR_SHARE * LR
     bar = steps_bar("refinement", num_steps)
     while step < num_steps:
         dataset.set_epoch(epoch)
         for batch in loader:
-            set_lr(optimizer, warmup_cosine(step, num_steps, warmup, LR, floor))
+            set_lr(optimizer, warmup_cosine(step, num_steps, WARMUP * num_steps, LR, MIN_LR))
             features = torch.stack([inputs.features(by_name[name]) for name in batch["name"]])
-            parts = flip_at_random([batch["image"], batch["map"], features], order)
-            image, priors, features = (part.to(device) for part in parts)
+            draws = torch.randint(len(MIRRORS), (batch_size,), generator=order).tolist()
+            parts = flipped([batch["image"], batch["map"], features], ranks.part(draws))
+            image, priors, features, labels = (p.to(device) for p in (*parts, batch["label"]))
             with autocast(device, dtype):
                 logits = model(image, features)
-            total = partial_label_loss(logits, priors, batch["label"].to(device))
+            logits, priors, labels = whole([logits, priors, labels])  # of all ranks
+            total = partial_label_loss(logits, priors, labels)
             scaler.scale(total).backward()
             optimizer_step(model, optimizer, scaler, CLIP_NORM)
             step += 1
@@ -179,7 +183,7 @@ def train_student(
     bar.close()
     ends = [torch.stack(part).mean().item() for part in (losses[:20], losses[-20:])]
     print(f"{len(records)} images, {step} steps: loss {ends[0]:.3f} to {ends[1]:.3f}", flush=True)
-    return average.module.eval()
+    return alike(average.module).eval()
 
 
 def partial_label_loss(logits: Tensor, priors: Tensor, labels: Tensor) -> Tensor:
@@ -209,9 +213,8 @@ def partial_label_loss(logits: Tensor, priors: Tensor, labels: Tensor) -> Tensor
     return fit - torch.log1p(-absent.clamp(max=1 - 1e-6)).mean()
 
 
-def flip_at_random(parts: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Flip (B, ...) images, and what lies on them, each image by a draw of its own."""
-    draws = torch.randint(len(MIRRORS), (len(parts[0]),), generator=generator).tolist()
+def flipped(parts: Sequence[Tensor], draws: Sequence[int]) -> list[Tensor]:
+    """Flip (B, ...) images, and what lies on them, each image along the axes of `MIRRORS`."""
     return [
         torch.stack([item.flip(MIRRORS[i]) for item, i in zip(part, draws, strict=True)])
         for part in parts

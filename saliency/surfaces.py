@@ -8,7 +8,7 @@ from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
 from datasets.splits import folds
-from progress import progress
+from execution.progress import progress
 from saliency.patches import Encoder
 
 MAX_IMAGES = 300

@@ -30,7 +30,7 @@ from datasets.files import read_image
 from datasets.record import Record, spread
 from datasets.sources import Data
 from datasets.splits import folds
-from progress import progress
+from execution.progress import progress
 from saliency.generator import Prepared
 from saliency.normal import nearest_distance
 from saliency.patches import Encoder, load_encoder, to_image_size

@@ -42,6 +42,14 @@ class ConfusionMatrix:
         shape = (num_classes + 1, num_classes + 1)
         self.counts = np.zeros(shape, np.int64) if counts is None else counts
 
+    def fresh(self) -> "ConfusionMatrix":
+        """Return one without counts."""
+        return ConfusionMatrix(len(self.counts) - 1)
+
+    def merge(self, other: "ConfusionMatrix") -> None:
+        """Add the counts of another one."""
+        self.counts = self.counts + other.counts
+
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Count the pixels of one image, or of a batch.
 
@@ -105,6 +113,14 @@ class ThresholdSweep:
         shape = (num_classes + 1, num_classes, len(self.thresholds) + 1)
         self._counts = np.zeros(shape, np.int64)  # (truth, winning class, thresholds below)
 
+    def fresh(self) -> "ThresholdSweep":
+        """Return one of the same thresholds without counts."""
+        return ThresholdSweep(self.thresholds, self._counts.shape[1])
+
+    def merge(self, other: "ThresholdSweep") -> None:
+        """Add the counts of another one."""
+        self._counts = self._counts + other._counts
+
     def update(self, truth: np.ndarray, cam: np.ndarray, classes: np.ndarray) -> None:
         """Count the pixels of one image.
 
@@ -159,6 +175,10 @@ class LevelledSeeds(ConfusionMatrix):
     def __init__(self, thresholds: Sequence[float]) -> None:
         super().__init__(len(thresholds))
         self.thresholds = tuple(thresholds)
+
+    def fresh(self) -> "LevelledSeeds":
+        """Return one of the same thresholds without counts."""
+        return LevelledSeeds(self.thresholds)
 
     def update(self, truth: np.ndarray, cam: np.ndarray, classes: np.ndarray) -> None:
         """Count the pixels of one image; arguments and errors as of `ThresholdSweep.update`."""

@@ -11,7 +11,7 @@ from sklearn.metrics import auc, roc_auc_score
 
 from datasets.record import BACKGROUND, IGNORE
 from scoring.confusion import ConfusionMatrix, check_size
-from scoring.histogram import auroc, level_counts, to_levels
+from scoring.histogram import SHARE, auroc, in_shares, level_counts, to_levels
 
 TOLERANCE = 2  # pixels that a predicted border may lie off the true one
 MAX_FPR = 0.3  # of AUPRO; Bergmann et al. 2021, "The MVTec Anomaly Detection Dataset"
@@ -35,11 +35,30 @@ class DetailedScores:
         self._confusions: dict[str | int, np.ndarray] = {}  # (K + 1, K + 1) of each group
         self._borders = np.zeros((num_classes, 4), np.int64)  # hits and all, predicted and true
         self._alarms: list[int] = []  # predicted regions of each defect-free image
-        # Per level: background pixels, defect pixels, and the mean over regions of their shares.
-        self._levels = np.zeros((3, NUM_LEVELS))
+        # Per level: background pixels, defect pixels, and the shares of regions, see `SHARE`.
+        self._levels = np.zeros((3, NUM_LEVELS), np.int64)
         self._num_regions = 0
         self._has_maps = False
         self._image_scores: list[tuple[bool, float]] = []
+
+    def fresh(self) -> "DetailedScores":
+        """Return one without counts."""
+        return DetailedScores(self.num_classes, self.maps_see_labels)
+
+    def merge(self, other: "DetailedScores") -> None:
+        """Add what another one has counted of the images that follow."""
+        for key, counts in other._confusions.items():
+            self._add_confusion(key if isinstance(key, str) else None, counts)
+        self._borders += other._borders
+        self._alarms += other._alarms
+        self._levels += other._levels
+        self._num_regions += other._num_regions
+        self._has_maps |= other._has_maps
+        self._image_scores += other._image_scores
+
+    def _add_confusion(self, group: str | None, counts: np.ndarray) -> None:
+        key = group or len(self._confusions)  # a number that no image had before
+        self._confusions[key] = self._confusions.get(key, 0) + counts
 
     def update(
         self,
@@ -66,8 +85,7 @@ class DetailedScores:
         """
         confusion = ConfusionMatrix(self.num_classes)
         confusion.update(truth, prediction)
-        key = group or len(self._confusions)  # a number that no image had before
-        self._confusions[key] = self._confusions.get(key, 0) + confusion.counts
+        self._add_confusion(group, confusion.counts)
         known = truth != IGNORE
         prediction = np.where(known & (prediction != IGNORE), prediction, BACKGROUND)
         defect = known & (truth != BACKGROUND)
@@ -102,7 +120,7 @@ class DetailedScores:
         count, regions = cv2.connectedComponents(defect.astype(np.uint8), connectivity=8)
         for region in range(1, count):
             of_region = levels[regions == region]
-            self._levels[2] += level_counts(of_region, NUM_LEVELS) / len(of_region)
+            self._levels[2] += in_shares(level_counts(of_region, NUM_LEVELS) / len(of_region))
         self._num_regions += count - 1
 
     def scores(self, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]:
@@ -150,7 +168,7 @@ class DetailedScores:
         f1 = 2 * true / (true + false + true[-1])
         return {
             "pixel_auroc": auroc(background, defect),
-            "aupro": 100 * area_up_to(false_rate, pro / self._num_regions, MAX_FPR),
+            "aupro": 100 * area_up_to(false_rate, SHARE * pro / self._num_regions, MAX_FPR),
             "max_f1": 100 * float(f1.max()),
             "image_auroc": image_auroc,
         }

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+# Shares are rounded to whole numbers of this part, as sums of those do not depend on their order.
+SHARE = 2.0**-40
 NUM_LEVELS = 256  # level = round(255 * value); of 8-bit maps all there are
 
 
@@ -13,6 +15,11 @@ def to_levels(values: np.ndarray, num_levels: int = NUM_LEVELS) -> np.ndarray:
 def level_counts(levels: np.ndarray, num_levels: int = NUM_LEVELS) -> np.ndarray:
     """Count each level, (num_levels,) int64."""
     return np.bincount(levels.ravel(), minlength=num_levels)
+
+
+def in_shares(values: np.ndarray) -> np.ndarray:
+    """Return values in units of `SHARE`, int64; sums of up to 2**22 values of 1 fit."""
+    return np.rint(values / SHARE).astype(np.int64)
 
 
 def at_least(counts: np.ndarray) -> np.ndarray:

@@ -7,14 +7,15 @@ import numpy as np
 
 from datasets.files import read_cam, read_mask, read_saliency, read_truth
 from datasets.record import Record
-from progress import progress
 from released.arrays import read_released_cam
 from scoring.confusion import ConfusionMatrix, LevelledSeeds, ThresholdSweep
 from scoring.detailed import DetailedScores
+from scoring.processes import Counter, count_over
 from scoring.saliency import SaliencyHistogram
 from scoring.thresholds import levelled, seed_mask
 
 CAM_SUFFIXES, PICTURE_SUFFIXES = (".npz", ".npy"), (".png",)
+Counters = Sequence[Counter]
 Threshold = float | tuple[float, ...] | None  # K where each class has one; None: index masks
 
 
@@ -59,10 +60,10 @@ def count_masks(
     """Count the masks in `paths` against those of the records."""
     confusion = ConfusionMatrix(num_classes)
 
-    def count(truth: np.ndarray, record: Record, path: Path) -> None:
-        confusion.update(truth, read_mask(path, num_classes))
+    def count(counters: Counters, truth: np.ndarray, record: Record, path: Path) -> None:
+        counters[0].update(truth, read_mask(path, num_classes))
 
-    _over(records, paths, num_classes, count)
+    _over([confusion], records, paths, num_classes, count)
     return confusion
 
 
@@ -74,12 +75,12 @@ def count_cams(
 ) -> None:
     """Count the CAMs in `paths` against the masks of the records."""
 
-    def count(truth: np.ndarray, record: Record, path: Path) -> None:
+    def count(counters: Counters, truth: np.ndarray, record: Record, path: Path) -> None:
         maps, classes = read_map(path, record.classes)
         for counter in counters:
             counter.update(truth, maps, classes)
 
-    _over(records, paths, num_classes, count)
+    _over(counters, records, paths, num_classes, count)
 
 
 def count_saliency(
@@ -91,12 +92,12 @@ def count_saliency(
 ) -> None:
     """Count saliency maps, painted and as they are."""
 
-    def count(truth: np.ndarray, record: Record, path: Path) -> None:
+    def count(counters: Counters, truth: np.ndarray, record: Record, path: Path) -> None:
         saliency = read_saliency(path)
-        sweep.update(truth, *paint(saliency, record.classes))
-        histogram.update(truth, saliency, labelled=bool(record.classes))
+        counters[0].update(truth, *paint(saliency, record.classes))
+        counters[1].update(truth, saliency, labelled=bool(record.classes))
 
-    _over(records, paths, num_classes, count)
+    _over([sweep, histogram], records, paths, num_classes, count)
 
 
 def count_details(
@@ -123,9 +124,9 @@ def count_details(
     sees_labels = maps_see_labels and any(not record.classes for record in records)
     scores = DetailedScores(num_classes, sees_labels)
 
-    def count(truth: np.ndarray, record: Record, path: Path) -> None:
+    def count(counters: Counters, truth: np.ndarray, record: Record, path: Path) -> None:
         if threshold is None:
-            scores.update(truth, read_mask(path, num_classes), group=record.group)
+            counters[0].update(truth, read_mask(path, num_classes), group=record.group)
             return
         maps, classes = read_map(path, record.classes)
         maps = maps if len(classes) else np.zeros((0, *truth.shape), np.float32)
@@ -141,23 +142,27 @@ def count_details(
             score_map = maps.max(axis=0, initial=0)
             if path.suffix == ".npz":  # the released code's CAMs hold no image scores
                 image_score = float(read_cam(path).scores.max())
-        scores.update(truth, mask, score_map, image_score, record.group)
+        counters[0].update(truth, mask, score_map, image_score, record.group)
 
-    _over(records, paths, num_classes, count)
+    _over([scores], records, paths, num_classes, count)
     return scores
 
 
 def _over(
+    counters: Counters,
     records: Sequence[Record],
     paths: Sequence[Path],
     num_classes: int,
-    count: Callable[[np.ndarray, Record, Path], None],
+    count: Callable[[Counters, np.ndarray, Record, Path], None],
 ) -> None:
     """Hand each record's ground truth and file to `count`; its errors name both."""
-    pairs = zip(records, paths, strict=True)
-    for record, path in progress(pairs, "scoring", len(paths)):
+
+    def count_pair(counters: Counters, pair: tuple[Record, Path]) -> None:
+        record, path = pair
         truth = read_truth(record, num_classes)
         try:
-            count(truth, record, path)
+            count(counters, truth, record, path)
         except ValueError as error:
             raise ValueError(f"{path} against {record.mask}: {error}") from error
+
+    count_over(counters, list(zip(records, paths, strict=True)), count_pair, "scoring")

@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.record import BACKGROUND, IGNORE
 from scoring.confusion import check_size
-from scoring.histogram import NUM_LEVELS, at_least, auroc, to_levels
+from scoring.histogram import NUM_LEVELS, SHARE, at_least, auroc, in_shares, to_levels
 
 # Values of an 8-bit map, as read_saliency gives them.
 LEVELS = np.arange(NUM_LEVELS, dtype=np.float32) / (NUM_LEVELS - 1)
@@ -55,7 +55,17 @@ class SaliencyHistogram:
     def __init__(self, num_classes: int) -> None:
         self.counts = np.zeros((num_classes + 1, len(LEVELS)), np.int64)
         self.defect_free_images = 0
-        self._free_shares = np.zeros(len(LEVELS))  # shares of a defect-free image, summed
+        self._free_shares = np.zeros(len(LEVELS), np.int64)  # of defect-free images, see `SHARE`
+
+    def fresh(self) -> "SaliencyHistogram":
+        """Return one without counts."""
+        return SaliencyHistogram(len(self.counts) - 1)
+
+    def merge(self, other: "SaliencyHistogram") -> None:
+        """Add the counts of another one."""
+        self.counts += other.counts
+        self.defect_free_images += other.defect_free_images
+        self._free_shares += other._free_shares
 
     def update(self, truth: np.ndarray, saliency: np.ndarray, labelled: bool) -> None:
         """Count the pixels of one image.
@@ -81,7 +91,7 @@ class SaliencyHistogram:
         defect_free = not labelled or not counts[1:].any()
         if defect_free and scored.any():
             self.defect_free_images += 1
-            self._free_shares += counts.sum(axis=0) / scored.sum()
+            self._free_shares += in_shares(counts.sum(axis=0) / scored.sum())
 
     def scores(self) -> SaliencyScores:
         """Return the measures that need no threshold."""
@@ -120,7 +130,8 @@ class SaliencyHistogram:
         """Return the area above the threshold in %, the mean over defect-free images, or None."""
         if not self.defect_free_images:
             return None
-        return float(100 * self._free_shares[_above(threshold)].sum() / self.defect_free_images)
+        area = SHARE * self._free_shares[_above(threshold)].sum()
+        return float(100 * area / self.defect_free_images)
 
 
 def _above(threshold: float) -> np.ndarray:

@@ -3,14 +3,16 @@
 Map values above the threshold are foreground.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from datasets.record import BACKGROUND, Record
-from progress import progress
-from scoring.histogram import NUM_LEVELS, at_least, level_counts, to_levels
+from scoring.histogram import NUM_LEVELS, at_least, in_shares, level_counts, to_levels
+from scoring.processes import count_over
 
+Item = TypeVar("Item")
 MAX_IMAGES = 300  # per rule that refined maps are counted of; a histogram needs no more
 
 
@@ -85,8 +87,19 @@ class MapCounts:
         self._salient_from = salient_from
         self._highest = np.zeros(NUM_LEVELS, np.int64)  # of the maps of each pixel
         self._of_class = np.zeros((num_classes, NUM_LEVELS), np.int64)
-        # IoU of each image's seeds with what is salient, by the level they are cut at, added up
-        self._agreement = np.zeros((num_classes, NUM_LEVELS))
+        # IoU of each image's seeds with what is salient, by the level they are cut at, added up in
+        # units of `SHARE`
+        self._agreement = np.zeros((num_classes, NUM_LEVELS), np.int64)
+
+    def fresh(self) -> "MapCounts":
+        """Return one without counts."""
+        return MapCounts(len(self._of_class), self._salient_from)
+
+    def merge(self, other: "MapCounts") -> None:
+        """Add the counts of another one."""
+        self._highest += other._highest
+        self._of_class += other._of_class
+        self._agreement += other._agreement
 
     def add(
         self, maps: np.ndarray, classes: Sequence[int], saliency: np.ndarray | None = None
@@ -117,7 +130,8 @@ class MapCounts:
             winner = levels.argmax(axis=0)
             for i, k in enumerate(classes):
                 here = winner == i
-                self._agreement[k] += _iou_by_level(levels[i][here], is_salient[here])
+                iou = _iou_by_level(levels[i][here], is_salient[here])
+                self._agreement[k] += in_shares(iou)
 
     def say_nothing(self) -> bool:
         """Tell whether all maps are one value, or there are none."""
@@ -177,6 +191,7 @@ def count_maps(
     num_classes: int,
     read_saliency: Callable[[Record], np.ndarray] | None = None,
     salient_from: float = 0.0,
+    parallel: bool = False,
 ) -> MapCounts:
     """Count the maps of images, from which all thresholds without masks follow.
 
@@ -186,21 +201,25 @@ def count_maps(
         num_classes: K.
         read_saliency: gives the map (H, W) that `agreement` is with; None without it.
         salient_from: level above which that is a defect; 0 for `salient_level` of all of them.
+        parallel: see `scoring.processes.count_over`.
 
     Raises:
         ValueError: names the image whose maps do not fit.
     """
     level = None
     if read_saliency:
-        labelled = (record for record in records if record.classes)
-        level = salient_from or salient_level(map(read_saliency, labelled))
-    counts = MapCounts(num_classes, level)
-    for record in progress(records, "training maps"):
+        labelled = [record for record in records if record.classes]
+        level = salient_from or salient_level(labelled, read_saliency, parallel)
+
+    def count(counters: Sequence[MapCounts], record: Record) -> None:
         maps, classes = read_maps(record)
         try:
-            counts.add(maps, classes, read_saliency(record) if read_saliency else None)
+            counters[0].add(maps, classes, read_saliency(record) if read_saliency else None)
         except ValueError as error:
             raise ValueError(f"CAMs of {record.name}: {error}") from error
+
+    counts = MapCounts(num_classes, level)
+    count_over([counts], records, count, "training maps", parallel)
     return counts
 
 
@@ -218,18 +237,25 @@ def counted_images(records: Sequence[Record], num_classes: int, rule: str) -> li
     return list(chosen.values())
 
 
-def salient_level(saliency_maps: Iterable[np.ndarray]) -> float | None:
+def salient_level(
+    records: Sequence[Item], read_saliency: Callable[[Item], np.ndarray], parallel: bool = False
+) -> float | None:
     """Return the value above which pixels of saliency maps are salient: Otsu's of all of them.
 
     Args:
-        saliency_maps: each (H, W) in [0, 1].
+        records: images.
+        read_saliency: gives the map (H, W) of a record, in [0, 1].
+        parallel: see `scoring.processes.count_over`.
 
     Returns:
         See `auto_threshold`; None where all maps are one value.
     """
+
+    def count(counters: Sequence[MapCounts], record: Item) -> None:
+        counters[0].add(read_saliency(record)[None], (0,))
+
     counts = MapCounts(1)
-    for saliency in saliency_maps:
-        counts.add(saliency[None], (0,))
+    count_over([counts], records, count, "saliency levels", parallel)
     return None if counts.say_nothing() else counts.auto()
 
 

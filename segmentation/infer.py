@@ -17,11 +17,12 @@ import numpy as np
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import write_csv, write_mask
+from execution import ranks
+from execution.progress import progress
 from inference.models import segmenter_of
 from inference.segment import best_class
 from models.device import select_device
 from pipeline import next_step
-from progress import progress
 from runfolder.checkpoint import check_classes, load_checkpoint
 from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     run = open_run(args)
-    device = select_device(args.device)
+    device = ranks.join(select_device(args.device))
     checkpoint = load_checkpoint(run.segmentation_checkpoint(), "python -m segmentation.train")
     class_names = run.data.class_names
     check_classes(checkpoint, class_names)
@@ -48,14 +49,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     begin_folder(run.prediction_dir)
     scores: list[list[str]] = []
     pixels = np.zeros(len(class_names) + 1, np.int64)
-    segmented = segmenter.over(records, run.config.data.workers)
-    for record, _, logits in progress(segmented, "predictions", len(records)):
+    own = ranks.part(records, run.config.segmentation.batch_size)
+    segmented = segmenter.over(own, run.config.data.workers)
+    for record, _, logits in progress(segmented, "predictions", len(own)):
         prediction = best_class(logits)
         highest = logits.softmax(dim=0)[1:].amax(dim=(1, 2))
         scores.append([record.name, *(f"{score:.4f}" for score in highest.tolist())])
         write_mask(run.prediction_dir / f"{record.name}.png", prediction)
         pixels += np.bincount(prediction.reshape(-1), minlength=len(pixels))
-    write_csv(run.prediction_dir / "scores.csv", [["name", *class_names], *scores])
+    scores, pixels = sum(ranks.gathered(scores), []), sum(ranks.gathered(pixels))
+    if ranks.is_first():
+        write_csv(run.prediction_dir / "scores.csv", [["name", *class_names], *scores])
     settings = dataclasses.asdict(run.config.segmentation)
     made_from = {"checkpoint": checkpoint.path.name, "progress": checkpoint["progress"]}
     masked = checkpoint.get("masked", [])

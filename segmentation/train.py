@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.utils.data import DataLoader
 
 from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
@@ -23,6 +22,8 @@ from datasets.files import read_mask
 from datasets.image_maps import ImageMapDataset, pseudo_labels
 from datasets.record import IGNORE
 from datasets.transforms import eval_transform, train_transform
+from execution import ranks
+from execution.progress import steps_bar
 from models.device import amp_dtype, autocast, select_device
 from models.optim import (
     epoch_batches,
@@ -33,10 +34,11 @@ from models.optim import (
     parameter_groups,
     set_lr,
     steps_per_epoch,
+    validation_batches,
     warmup_cosine,
 )
+from models.whole_batch import alike, whole, with_shared_statistics
 from pipeline import next_step
-from progress import steps_bar
 from runfolder.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_state
 from runfolder.run import MaskMeta, Run, masked_in, open_run, read_meta
 from runfolder.training_log import TrainingLog
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = open_run(args)
     config, settings = run.config, run.config.segmentation
-    device = select_device(args.device)
+    device = ranks.join(select_device(args.device))
     dtype = amp_dtype(device, settings.amp)
 
     # Data and model.
@@ -74,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_network(
         settings.network, settings.encoder, settings.pretrained, run.num_classes + 1
     ).to(device)
+    model = with_shared_statistics(alike(model))
     average = ModelEmaV3(model, settings.ema, use_warmup=True) if settings.ema else None
     kept = average.module if average else model  # the weights that are validated and written
 
@@ -103,13 +106,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"peak lr {peak_lr:.3g}, {device.type}, autocast {dtype or 'off'}"
     )
 
-    log = TrainingLog(run.segmentation_dir, num_steps, state["epoch"] + 1)
+    first = ranks.is_first()
+    log = TrainingLog(run.segmentation_dir, num_steps, state["epoch"] + 1) if first else None
     bar = steps_bar("training", num_steps, state["step"])
     while state["step"] < num_steps:
         # An epoch. All its randomness comes from here, so a resume is exact.
         epoch, started = state["epoch"], time.monotonic()
         model.train()
-        torch.manual_seed(epoch_seed(settings.seed, epoch))
+        torch.manual_seed(epoch_seed(settings.seed, epoch) + ranks.rank())
         fit_data.set_epoch(epoch)
         rows = []
         for batch in epoch_batches(fit_data, settings, config.data.workers, device, epoch, 2):
@@ -122,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 images, masks = paste_defects(images, masks, settings.copy_paste)
             with autocast(device, dtype):
                 logits = model(images)
+            logits, masks = whole([logits, masks])  # of all ranks
             total, terms = dense_loss(logits, masks)
             values = {"total": total.item(), **{name: term.item() for name, term in terms.items()}}
             finite_or_raise(values, epoch + 1, state["step"] + 1)
@@ -149,12 +154,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         line["seconds"] = round(time.monotonic() - started, 1)
 
         # Files: the best weights first, as a resume from checkpoint.pt takes them for written.
-        if is_best:
-            best = {"model": kept.state_dict(), "progress": dict(state)}
-            save_checkpoint(run.segmentation_dir / "best.pt", facts | best)
-        save_checkpoint(path, facts | training_state(model, optimizer, scaler, state, average))
-        log.write(line)
+        if ranks.is_first():
+            if is_best:
+                best = {"model": kept.state_dict(), "progress": dict(state)}
+                save_checkpoint(run.segmentation_dir / "best.pt", facts | best)
+            save_checkpoint(path, facts | training_state(model, optimizer, scaler, state, average))
+            log.write(line)
     bar.close()
+    if not ranks.is_first():
+        return
     log.close()
     print(
         f"wrote {run.segmentation_dir}/: checkpoint.pt (step {state['step']}), best.pt (mIoU with "
@@ -200,11 +208,12 @@ def validate(
     """Return the mIoU (%) with the pseudo labels of held-out training images, at input size."""
     model.eval()
     matrix = ConfusionMatrix(dataset.num_classes)
-    batch_size = config.segmentation.batch_size
-    for batch in DataLoader(dataset, batch_size, num_workers=config.data.workers):
+    batch_size, workers = config.segmentation.batch_size, config.data.workers
+    for _, batch in validation_batches(dataset, batch_size, workers):
         with autocast(device, dtype):
             logits = model(batch["image"].to(device))
         matrix.update(batch["map"][:, 0].numpy(), logits.argmax(1).cpu().numpy())
+    matrix.counts = sum(ranks.gathered(matrix.counts))
     return {"miou": matrix.miou()}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_truth, write_mask
-from progress import progress
+from execution.progress import progress
 from runfolder.results import results_table
 from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
 from studies.ablation import Job

@@ -24,8 +24,8 @@ from configs.schema import Config
 from datasets.files import read_image, read_truth, write_json
 from datasets.record import Record
 from datasets.sources import Data, read_data
+from execution.progress import progress
 from models.device import select_device
-from progress import progress
 from saliency import learned
 from saliency.generator import Prepared
 from saliency.table import make_generator

@@ -24,10 +24,10 @@ from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from datasets.files import read_truth, write_saliency
 from datasets.record import BACKGROUND, IGNORE, Record
 from datasets.sources import read_data
+from execution.progress import progress
 from inference.localise import scaled_sizes
 from models.backbones import create_vit
 from models.cam import min_max
-from progress import progress
 from runfolder.run import SaliencyMeta, write_meta
 from scoring.confusion import GRID, ThresholdSweep
 from studies.ablation import Job, add_part, part_of, scored_settings, table

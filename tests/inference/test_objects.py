@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 from inference.objects import coco_annotation, objects_of
 
 CLASSES = ("crack", "dent")
-IMAGE = {"id": 7, "height": 8, "width": 11}
+SIZE = (8, 11)
 
 
 def mask_of(*areas: tuple[slice, slice, int]) -> np.ndarray:
@@ -44,12 +44,11 @@ def test_the_score_is_the_mean_over_the_object_and_not_over_its_box():
 def test_run_lengths_give_back_the_pixels_of_the_object():
     mask = mask_of((slice(1, 6), slice(2, 9), 2), (slice(3, 4), slice(4, 6), 0))  # with a hole
     (one,) = objects_in(mask)
-    entry = coco_annotation(one, IMAGE, "coco", CLASSES)
+    entry = coco_annotation(one, SIZE, "coco", CLASSES)
     assert isinstance(entry["segmentation"]["counts"], str)  # JSON holds no bytes
     np.testing.assert_array_equal(coco_mask.decode(entry["segmentation"]), mask == 2)
     del entry["segmentation"]
     assert entry == {
-        "image_id": 7,
         "category_id": 2,
         "area": 5 * 7 - 2,
         "bbox": [2, 1, 7, 5],
@@ -60,7 +59,7 @@ def test_run_lengths_give_back_the_pixels_of_the_object():
 
 def test_polygons_go_through_the_centres_of_border_pixels():
     (one,) = objects_in(mask_of((slice(2, 5), slice(3, 7), 1)))
-    entry = coco_annotation(one, IMAGE, "coco-polygons", CLASSES)
+    entry = coco_annotation(one, SIZE, "coco-polygons", CLASSES)
     (polygon,) = entry["segmentation"]
     corners = set(zip(polygon[::2], polygon[1::2], strict=True))
     # Columns 3 to 6 and rows 2 to 4, whose centres lie half a pixel further.
@@ -71,7 +70,7 @@ def test_polygons_go_through_the_centres_of_border_pixels():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (2, 2), (6, 2)])
 def test_the_polygon_of_a_thin_object_is_its_box(height, width):
     (one,) = objects_in(mask_of((slice(2, 2 + height), slice(3, 3 + width), 1)))
-    (polygon,) = coco_annotation(one, IMAGE, "coco-polygons", CLASSES)["segmentation"]
+    (polygon,) = coco_annotation(one, SIZE, "coco-polygons", CLASSES)["segmentation"]
     x, y = 3 + width, 2 + height
     assert polygon == [3, 2, x, 2, x, y, 3, y]
 
@@ -80,6 +79,6 @@ def test_annotations_do_not_change_the_object():
     (one,) = objects_in(mask_of((slice(2, 5), slice(3, 7), 1)))
     before = one["pixels"].copy(), list(one["box"]), [list(map(list, c)) for c in one["contours"]]
     for form in ("coco", "coco-polygons"):
-        coco_annotation(one, IMAGE, form, CLASSES)
+        coco_annotation(one, SIZE, form, CLASSES)
     np.testing.assert_array_equal(one["pixels"], before[0])
     assert (one["box"], one["contours"]) == before[1:]

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from configs import TrainConfig
+from execution import ranks
 from models.optim import (
     epoch_batches,
     epoch_seed,
@@ -15,6 +16,7 @@ from models.optim import (
     parameter_groups,
     set_lr,
     steps_per_epoch,
+    validation_batches,
     warmup_cosine,
 )
 
@@ -175,6 +177,34 @@ def test_an_epoch_has_the_batches_that_were_counted_and_no_image_twice(length, l
     left_out = length % 4 if length % 4 < least else 0
     assert len(set(images)) == len(images) == length - left_out
     assert min(map(len, drawn)) >= least
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_ranks_share_each_batch_in_the_order_of_one_process(least, monkeypatch):
+    whole = batches(13, epoch=3)
+    of_ranks = []
+    for rank in (0, 1):
+        monkeypatch.setattr(ranks, "_world", lambda rank=rank: (rank, 2))
+        of_ranks.append(batches(13, epoch=3, least=least))
+        assert len(of_ranks[-1]) == steps_per_epoch(13, 4, least)
+        assert all(len(part) >= least for part in of_ranks[-1])
+    joined = [sum(parts, []) for parts in zip(*of_ranks, strict=True)]
+    assert joined == whole[:3]  # the last one has one image, too few for two ranks
+
+
+def test_validation_gives_each_batch_to_one_rank(monkeypatch):
+    found = {}
+    for rank in range(3):
+        monkeypatch.setattr(ranks, "_world", lambda rank=rank: (rank, 3))
+        found |= {n: b.tolist() for n, b in validation_batches(Indices(9), 2, 0)}
+    assert found == {0: [0, 1], 1: [2, 3], 2: [4, 5], 3: [6, 7], 4: [8]}
+
+
+def test_a_batch_too_small_for_all_ranks_is_refused(monkeypatch):
+    monkeypatch.setattr(ranks, "_world", lambda: (0, 3))
+    expected = "batch_size: expected 6 or more, 2 for each of 3 processes, got 4"
+    with pytest.raises(ValueError, match=expected):
+        steps_per_epoch(100, 4, least_batch=2)
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():

@@ -159,7 +159,7 @@ def test_maps_that_say_nothing_are_told_and_have_no_threshold():
 
 
 def test_without_salient_pixels_there_is_nothing_to_agree_with():
-    assert salient_level([np.zeros((1, 2)), np.zeros((3, 1))]) is None
+    assert salient_level([np.zeros((1, 2)), np.zeros((3, 1))], np.asarray) is None
     for level in (None, 0.5):
         counts = MapCounts(2, level)
         counts.add(np.array([[[0.2, 0.8]]]), (0,), np.zeros((1, 2)))
@@ -169,7 +169,7 @@ def test_without_salient_pixels_there_is_nothing_to_agree_with():
 def test_salient_is_what_is_above_a_level():
     maps, saliency = np.array([[[0.1, 0.4, 0.9]]]), np.array([[0.0, 0.4, 0.8]])
     # Otsu's cut of 0, 0.4 and 0.8, the lowest of equals, is 0.2: the upper two are salient
-    assert salient_level([saliency[:, :1], saliency[:, 1:]]) == pytest.approx(0.2)
+    assert salient_level([saliency[:, :1], saliency[:, 1:]], np.asarray) == pytest.approx(0.2)
     thresholds = {}
     for level in (0.2, 0.3, 0.4, 0.5):
         counts = MapCounts(1, level)
@@ -216,7 +216,7 @@ def test_maps_are_counted_as_they_are_read():
         return maps[record.name], record.classes
 
     labelled = [saliency["0"], saliency["2"]]  # the defect-free image does not set the level
-    for salient_from, level in ((0.0, salient_level(labelled)), (0.75, 0.75)):
+    for salient_from, level in ((0.0, salient_level(labelled, np.asarray)), (0.75, 0.75)):
         expected = MapCounts(2, level)
         for record in records:
             expected.add(*read(record), saliency[record.name])

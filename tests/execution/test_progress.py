@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-import progress
-from progress import steps_bar
+from execution import progress
+from execution.progress import steps_bar
 
 
 class Terminal(io.StringIO):

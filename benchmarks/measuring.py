@@ -1,26 +1,127 @@
-"""Time and memory of code that runs in a process of its own."""
+"""Two ways to one result, timed in turn: ours, and what a user would run instead.
 
-import argparse
-import json
+Each side lives in a process of its own. After a warm-up the two are asked in turn, so that what
+else happens on the machine meets both; the figures are ratios of neighbours.
+"""
+
 import resource
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
 
+PAIRS = 7  # of runs, one of each side
 
-class Cost(NamedTuple):
-    """What one step takes."""
+Step = Callable[[], Any]  # does the work once and returns its result
+# small: a size for tests; device: cpu or cuda
+Make = Callable[[bool, str], Step]
 
-    seconds: float
-    megabytes: float
 
-    def __str__(self) -> str:
-        return f"{self.seconds:7.2f} s {self.megabytes:5.0f} MB"
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        work: what is done.
+        against: what ours is compared with.
+        ours: builds our side.
+        other: builds the other.
+        target: the least speedup.
+        memory: the most memory, as a share of the other's; None where it is not compared.
+        tolerance: how far results may differ, absolutely; None where both do not do the same.
+        devices: where it can run.
+    """
+
+    work: str
+    against: str
+    ours: Make
+    other: Make
+    target: float
+    memory: float | None = None
+    tolerance: float | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+
+class Measured(NamedTuple):
+    """What a comparison gave; ratios are other / ours for time and ours / other for memory."""
+
+    speedup: float  # median of the pairs
+    lowest: float
+    highest: float
+    memory: float | None  # None where ours takes less than can be measured, or the other does
+    seconds: tuple[float, float]  # medians of ours and the other
+    megabytes: tuple[float, float]
+
+
+def measure(name: str, rows: dict[str, Row], device: str, pairs: int = PAIRS) -> Measured:
+    """Run a comparison at its full size."""
+    sides = [_Side(name, which, device) for which in ("ours", "other")]
+    try:
+        for side in sides:
+            side.receive()  # one after the other: each has the machine for its warm-up
+        times = [[side.ask("run") for side in sides] for _ in range(pairs)]
+        megabytes = tuple(side.ask("peak") for side in sides)
+    finally:
+        for side in sides:
+            side.close()
+    ratios = [other / ours for ours, other in times]
+    seconds = tuple(statistics.median(of_side) for of_side in zip(*times, strict=True))
+    has_memory = rows[name].memory is not None and min(megabytes) >= 1
+    memory = megabytes[0] / megabytes[1] if has_memory else None
+    return Measured(statistics.median(ratios), min(ratios), max(ratios), memory, seconds, megabytes)
+
+
+class _Side:
+    """A process that builds one side and runs it when asked."""
+
+    def __init__(self, name: str, which: str, device: str):
+        context = get_context("spawn")
+        self.connection, of_process = context.Pipe()
+        self.process = context.Process(target=_serve, args=(of_process, name, which, device))
+        self.process.start()
+        of_process.close()
+
+    def ask(self, what: str) -> float:
+        self.connection.send(what)
+        return self.receive()
+
+    def receive(self) -> float:
+        try:
+            return self.connection.recv()
+        except EOFError as error:
+            raise RuntimeError("benchmarks: a side has ended; its message is above.") from error
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+def _serve(connection: Connection, name: str, which: str, device: str) -> None:
+    from benchmarks.rows import ROWS  # not above: rows import this module
+
+    make: Make = getattr(ROWS[name], which)
+    make(True, device)()  # loads the libraries
+    before = peak_megabytes(device)
+    step = make(False, device)
+    step()
+    connection.send(0.0)
+    try:
+        while (what := connection.recv()) == "run":
+            begun = time.perf_counter()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            connection.send(time.perf_counter() - begun)
+        if what == "peak":
+            connection.send(peak_megabytes(device) - before)
+    except EOFError:
+        pass
 
 
 def peak_megabytes(device: str) -> float:
@@ -29,36 +130,3 @@ def peak_megabytes(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss in bytes there
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def in_new_process(measure: Callable[..., Cost], *arguments: object) -> Cost:
-    """Call `measure` where no earlier measurement has raised the peak."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
-def run_benchmark(
-    argv: Sequence[str] | None,
-    description: str,
-    header: str,
-    rows_of: Callable[[str], Iterable[tuple[dict[str, Any], str]]],
-) -> None:
-    """Print a table, a line at a time, and write its rows as JSON where --json names a file.
-
-    Args:
-        argv: of the command line.
-        description: for --help; the first line is taken.
-        header: first line of the table.
-        rows_of: gives each row of a device, and its line of the table.
-    """
-    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
-    parser.add_argument("--json", type=Path, help="file for the rows")
-    arguments = parser.parse_args(argv)
-    rows = []
-    print(header)
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for row, line in rows_of(device):
-            rows.append(row)
-            print(line, flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,21 +1,16 @@
-"""Time and memory of the pixel contrast against a straightforward implementation.
+"""The pixel contrast against docs/method.md, C, written down as it reads.
 
-    python -m benchmarks.losses [--json FILE]
-
-Both run forward and backward on the same batch, each in a process of its own. The straightforward
-one upsamples the embedding to the training size and loops over anchors and classes in Python.
-Memory is the growth of the peak over what is held before the first step: resident memory on the
-CPU (after a small step that loads the libraries), allocated memory on a GPU.
+That upsamples the embedding to the training size and loops over anchors and classes in Python.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measuring import Cost, in_new_process, peak_megabytes, run_benchmark
+from benchmarks.measuring import Row, Step
 from losses.pixel_contrast import HARD_THRESHOLD, VALID_THRESHOLD, pixel_contrast_loss
 
 TEMPERATURE = 0.6
@@ -32,7 +27,7 @@ class Problem(NamedTuple):
     num_samples: int = 256  # anchors of a class, and negatives of an anchor
 
 
-WARM_UP = Problem(num_classes=2, batch_size=2, width=8, grid=2, size=16, num_samples=4)
+SMALL = Problem(num_classes=2, batch_size=2, width=8, grid=2, size=16, num_samples=4)
 
 
 def make_batch(problem: Problem, device: str) -> dict[str, torch.Tensor]:
@@ -102,52 +97,28 @@ def straightforward(batch: dict[str, torch.Tensor], problem: Problem) -> torch.T
     return torch.stack(terms).mean()
 
 
-IMPLEMENTATIONS = {"ours": ours, "straightforward": straightforward}
-
-
-def measure(name: str, problem: Problem, device: str, repeats: int) -> Cost:
-    """Run one implementation in this process; the time is that of the fastest pass."""
-    implementation = IMPLEMENTATIONS[name]
-    _step(implementation, WARM_UP, make_batch(WARM_UP, device))
+def step_of(
+    loss: Callable[[dict[str, torch.Tensor], Problem], torch.Tensor], small: bool, device: str
+) -> Step:
+    """Return the forward and backward pass of a loss; its result is the loss."""
+    problem = SMALL if small else Problem(num_classes=3)
     batch = make_batch(problem, device)
-    before = peak_megabytes(device)
-    seconds = min(_step(implementation, problem, batch) for _ in range(repeats))
-    return Cost(seconds, peak_megabytes(device) - before)
+
+    def step() -> float:
+        torch.manual_seed(0)
+        batch["embedding"].grad = None
+        total = loss(batch, problem)
+        total.backward()
+        return total.item()
+
+    return step
 
 
-def _step(
-    implementation: Callable[[dict[str, torch.Tensor], Problem], torch.Tensor],
-    problem: Problem,
-    batch: dict[str, torch.Tensor],
-) -> float:
-    batch["embedding"].grad = None
-    start = time.perf_counter()
-    implementation(batch, problem).backward()
-    if batch["embedding"].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def rows_of(device: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Measure 3 and 20 classes; give each row and its line of the table."""
-    for num_classes in (3, 20):
-        problem = Problem(num_classes)
-        fast = in_new_process(measure, "ours", problem, device, 5)
-        slow = in_new_process(measure, "straightforward", problem, device, 1)
-        row = {
-            "row": f"pixel contrast, K={num_classes}, {device}",
-            "speedup": slow.seconds / fast.seconds,
-            "memory_ratio": fast.megabytes / slow.megabytes,
-        }
-        ratios = f"{row['speedup']:7.1f}x {row['memory_ratio']:7.3f}"
-        yield row, f"{row['row']:24} {fast}  {slow} {ratios}"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table, and write its rows as JSON where a file is named."""
-    header = f"{'':24} {'ours':>18} {'straightforward':>18} {'speedup':>8} {'memory':>7}"
-    run_benchmark(argv, __doc__, header, rows_of)
-
-
-if __name__ == "__main__":
-    main()
+ROW = Row(
+    "pixel contrast of 16 images, forward and backward",
+    "the embedding upsampled and anchors drawn in Python",
+    partial(step_of, ours),
+    partial(step_of, straightforward),
+    target=50.0,
+    memory=0.1,
+)

@@ -174,10 +174,11 @@ def _datasets(
     datasets = []
     for records, transform in (
         (balance(run.data.split("fit"), train.balance), train_transform(size, mean, std)),
-        (run.data.split("val"), eval_transform(size, mean, std)),  # the same crops in every epoch
+        (run.data.split("val"), eval_transform(size, mean, std)),
     ):
         maps = saliency_maps(records, run.saliency_dir, train.crop)
         datasets.append(ImageMapDataset(records, run.num_classes, transform, train.seed, *maps))
+    datasets[1].set_epoch(0)  # the same crops in every validation
     return datasets[0], datasets[1]
 
 

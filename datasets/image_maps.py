@@ -4,6 +4,8 @@ The map is a saliency map for the localiser and a pseudo label for the second st
 mask, the ground truth, is never opened.
 """
 
+import math
+import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -12,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datasets.crops import Crop, aim, crop_generator, draw_crop, place_crop
 from datasets.files import read_image, read_mask, read_saliency
 from datasets.record import BACKGROUND, IGNORE, Record, label_vector
-from datasets.transforms import transform_together
+from datasets.transforms import as_image, as_map, transform_together
+
+KEPT_BYTES = 2 * 2**30  # most memory for resized images and maps; more are decoded in every epoch
 
 # Of a record: its map (H, W) or maps (C, H, W).
 ReadMap = Callable[[Record], np.ndarray]
@@ -61,35 +66,98 @@ class ImageMapDataset(Dataset):
         """
         self.records = records
         self.num_classes = num_classes
-        self.transform = transform
+        self.resize, *rest = transform.transforms
+        self.transform = v2.Compose(rest)
         self.seed = seed
         self.read_map = read_map
         self.choose_crop = choose_crop
+        self.kept = None if choose_crop else Kept(len(records))
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random draws of an epoch; call it before iterating."""
         self.epoch = epoch
+        if self.kept and self.kept.images is None and len(self.records):
+            pixels, maps = self._read(self.records[0])
+            self.kept.make_room(*self.resize(as_image(pixels), as_map(maps)))
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
-        image, values = read_image(record.image), self.read_map(record)
-        if values.shape[-2:] != image.shape[:2]:
+        label = torch.tensor(label_vector(record, self.num_classes))
+        pair = self.kept.get(index) if self.kept else None
+        if pair is None:
+            pixels, maps = self._read(record)
+            if self.choose_crop:
+                generator = crop_generator(self.seed, self.epoch, index)
+                crop, keeps_label = self.choose_crop(record, maps, generator)
+                pixels, maps, label = pixels[crop], maps[crop], label * keeps_label
+            pair = self.resize(as_image(pixels), as_map(maps))
+            if self.kept:
+                self.kept.put(index, *pair)
+        place = (self.seed, self.epoch, index)
+        image, values = transform_together(self.transform, *pair, place)
+        return Sample(image=image, label=label, map=values, name=record.name)
+
+    def _read(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        pixels, maps = read_image(record.image), self.read_map(record)
+        if maps.shape[-2:] != pixels.shape[:2]:
             raise ValueError(
                 f"map of {record.name} (saliency map or pseudo label, {record.name}.png): expected "
-                f"the size of its image, {image.shape[:2]}, got {values.shape[-2:]}. Make it anew."
+                f"the size of its image, {pixels.shape[:2]}, got {maps.shape[-2:]}. Make it anew."
             )
-        label = torch.tensor(label_vector(record, self.num_classes))
-        if self.choose_crop:
-            generator = crop_generator(self.seed, self.epoch, index)
-            crop, keeps_label = self.choose_crop(record, values, generator)
-            image, values, label = image[crop], values[crop], label * keeps_label
-        place = (self.seed, self.epoch, index)
-        image, values = transform_together(self.transform, image, values, *place)
-        return Sample(image=image, label=label, map=values, name=record.name)
+        return pixels, maps
+
+
+class Kept:
+    """Keeps resized images and maps in memory that loader processes share, from the first epoch on.
+
+    Decoding and resizing take more than half of the time of an item.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+        self.done = _shared((count,), torch.bool)
+        self.images: Tensor | None = None
+        self.maps: Tensor | None = None
+
+    def __reduce__(self) -> tuple:
+        return Kept, (self.count,)  # processes that are not forked keep items of their own
+
+    def make_room(self, image: Tensor, maps: Tensor) -> None:
+        """Take the memory that all items need, if it is below `KEPT_BYTES`; before any fork.
+
+        Args:
+            image: one item's (3, H, W), of the size and type of all.
+            maps: its (C, H, W).
+        """
+        if self.count * (image.nbytes + maps.nbytes) <= KEPT_BYTES:
+            self.images = _shared((self.count, *image.shape), image.dtype)
+            self.maps = _shared((self.count, *maps.shape), maps.dtype)
+
+    def get(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask] | None:
+        """Return image and maps of an item; None if they are not kept."""
+        if not self.done[index]:
+            return None
+        return tv_tensors.Image(self.images[index]), tv_tensors.Mask(self.maps[index])
+
+    def put(self, index: int, image: Tensor, maps: Tensor) -> None:
+        """Keep an item, if there is room."""
+        if self.images is not None:
+            self.images[index], self.maps[index] = image, maps
+            self.done[index] = True
+
+
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros that forked processes share; unlike PyTorch's, not in /dev/shm, often small."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return (
+        torch.frombuffer(mmap.mmap(-1, max(num_bytes, 1)), dtype=torch.uint8)[:num_bytes]
+        .view(dtype)
+        .view(shape)
+    )
 
 
 def saliency_maps(

@@ -180,12 +180,13 @@ def _datasets(
     datasets = []
     for split, transform in (
         ("fit", train_transform(size, mean, std)),
-        ("val", eval_transform(size, mean, std)),  # the same crops in every epoch
+        ("val", eval_transform(size, mean, std)),
     ):
         records = run.data.split(split)
         maps = pseudo_labels(records, run.pseudo_label_dir, run.num_classes, settings.crop)
         datasets.append(ImageMapDataset(records, run.num_classes, transform, settings.seed, *maps))
     _require_labels(run)
+    datasets[1].set_epoch(0)  # the same crops in every validation
     return datasets[0], datasets[1]
 
 

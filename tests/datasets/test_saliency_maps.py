@@ -1,5 +1,6 @@
 """The saliency maps that training sees, and the data set of images with maps."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+import datasets.image_maps
 import datasets.transforms
 from datasets.crops import SUPPORT
 from datasets.files import write_image, write_mask, write_saliency
@@ -91,6 +93,39 @@ def test_items_do_not_depend_on_the_number_of_workers(records):
         shared = epoch_of(dataset(records), epoch, workers=2)
         for key in ("image", "map", "label"):
             assert torch.equal(alone[key], shared[key])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_is_decoded_in_the_first_epoch_alone(records, workers):
+    data = dataset(records)
+    epoch_of(data, 0, workers)
+    expected = epoch_of(dataset(records), 1)
+    for record in records:
+        record.image.unlink()
+        (folder_of(records) / f"{record.name}.png").unlink()
+    again = epoch_of(data, 1, workers)
+    assert torch.equal(again["image"], expected["image"])
+    assert torch.equal(again["map"], expected["map"])
+    assert again["label"].tolist() == expected["label"].tolist()
+
+
+def test_what_does_not_fit_into_memory_is_decoded_in_every_epoch(records, monkeypatch):
+    size = 4 * (3 * 16 * 32 + 4 * 16 * 32)  # four images of bytes, and their maps of floats
+    for room, is_kept in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(datasets.image_maps, "KEPT_BYTES", room)
+        data = dataset(records)
+        epoch_of(data, 0)
+        assert data.kept.done.all() == is_kept
+    records[0].image.unlink()
+    with pytest.raises(FileNotFoundError, match="defect_free.png"):
+        epoch_of(data, 1)
+
+
+def test_what_is_kept_is_not_sent_to_processes_that_are_not_forked(records):
+    data = dataset(records)
+    epoch_of(data, 0)
+    kept = pickle.loads(pickle.dumps(data.kept))
+    assert (kept.count, kept.images, kept.done.any().item()) == (4, None, False)
 
 
 def test_items_differ_between_epochs_seeds_and_indices(records):

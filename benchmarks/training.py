@@ -23,6 +23,7 @@ from train_stac import CLIP_NORM, WEIGHT_DECAY, batch_loss
 
 NUM_CLASSES = 3
 LR = 1e-4
+BACKEND = "inductor"  # of torch.compile
 CONFIG = Config()
 SMALL = ("vit_tiny_patch16_224", 2, (32, 32))  # backbone, batch, size
 FULL = (CONFIG.train.backbone, CONFIG.train.batch_size, CONFIG.train.image_size)
@@ -95,7 +96,7 @@ def step_of(build: Build, small: bool, device: str) -> Step:
 def compiled(build: Build, backbone: str, size: tuple[int, int], device: torch.device) -> Any:
     """Build what `build` does, its model compiled."""
     model, loss = build(backbone, size, device)
-    model.compile()
+    model.compile(backend=BACKEND)
     return model, loss
 
 

@@ -109,7 +109,7 @@ class _NoFeatures:
 def test_thresholds_come_from_fit(run, monkeypatch, tmp_path):
     counted: list[str] = []
 
-    def count_maps(records, *_):
+    def count_maps(records, *_, **__):
         counted.extend(record.name for record in records)
         raise ValueError("counted")
 

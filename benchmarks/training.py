@@ -71,9 +71,11 @@ def plain_step(
     return model, loss
 
 
-def step_of(build: Build, small: bool, device: str) -> Step:
-    """Return a training step; its result is the loss."""
-    backbone, batch_size, size = SMALL if small else FULL
+def step_of(
+    build: Build, small: bool, device: str, full: tuple[str, int, tuple[int, int]] = FULL
+) -> Step:
+    """Return a training step of backbone, batch and size; its result is the loss."""
+    backbone, batch_size, size = SMALL if small else full
     place = torch.device(device)
     dtype = amp_dtype(place, "auto")
     batch = make_batch(batch_size, size)

@@ -8,6 +8,7 @@ what they concern.
 
 import argparse
 import fcntl
+import json
 import os
 import shlex
 import signal
@@ -103,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     configs = " ".join(args.config)
     print(f"config {configs}, run folder {run.folder}, device {args.device}", flush=True)
     begun = time.monotonic()
+    expected: dict[str, float] | None = None  # minutes by stage; measured before the first one
     for number, stage in enumerate(STAGES, start=1):
         title = f"[{number}/{total}] {stage.name}"
         wanted = fingerprint(run.config, sections_of(stage))
@@ -114,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             marks.forget_from(number - 1)
         marks.start(stage, wanted)
-        print(f"{title}: reads {stage.reads} -> writes {stage.writes[0]}/", flush=True)
+        expected = _expected(args) if expected is None else expected
+        rest = sum(expected.get(later.name, 0) for later in STAGES[number - 1 :])
+        forecast = f", about {expected[stage.name]:.0f} of {rest:.0f} min" if expected else ""
+        print(f"{title}: reads {stage.reads} -> writes {stage.writes[0]}/{forecast}", flush=True)
         begun_stage = time.monotonic()
         for words in commands(stage, run.config):
             if words[0] != "evaluation.py":
@@ -183,6 +188,16 @@ def _call(words: Sequence[str]) -> int:
     except KeyboardInterrupt:  # the stage got it too, and ends by itself
         process.wait()
         return INTERRUPTED
+
+
+def _expected(args: argparse.Namespace) -> dict[str, float]:
+    """Return the minutes that each stage will take; nothing where that cannot be told."""
+    words = ["-m", "inference.expected", *_common(args), "--device", args.device]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {}  # what is wrong the stage itself will say
 
 
 def _stop(stage: str, code: int, again: str) -> NoReturn:

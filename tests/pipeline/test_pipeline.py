@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
+from argparse import Namespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from configs.command_line import ROOT
 from pipeline import INTERRUPTED, STAGES, next_step, sections_of
 from runfolder.run import Run
 
+FORECAST = pipeline._expected
 TABLE = ["evaluation.py --table", "report.py"]
 
 
@@ -24,7 +26,11 @@ def test_all_stages_run_in_order_each_with_its_evaluation(runner, capsys):
     printed = capsys.readouterr().out
     for number, stage in enumerate([*(stage.name for stage in STAGES), "table"], start=1):
         assert f"[{number}/7] {stage}: reads " in printed
-    assert "[3/7] cams: reads images, stac/ -> writes cams/\n" in printed
+    assert "[3/7] cams: reads images, stac/ -> writes cams/, about 2 of 12 min\n" in printed
+    assert (
+        "[6/7] predictions: reads images, segmentation/ -> writes predictions/, about 5 of 5"
+        in (printed)
+    )
     assert "[2/7] train: 0.0 min\n" in printed
     assert "next, real images: bash run_STAC.sh configs/neu_seg_cpu.toml" in printed
 
@@ -49,6 +55,32 @@ def test_a_finished_run_is_up_to_date(runner, capsys):
     runner.whole()
     assert runner.calls == TABLE
     assert capsys.readouterr().out.count(": up to date\n") == 6
+
+
+def test_a_run_that_cannot_be_forecast_runs_all_the_same(runner, capsys):
+    runner.forecast = {}
+    runner.whole()
+
+    assert runner.calls == runner.all_calls
+    assert "[3/7] cams: reads images, stac/ -> writes cams/\n" in capsys.readouterr().out
+
+
+def test_the_forecast_is_that_of_the_same_config_and_folder(tmp_path, monkeypatch):
+    def answer(words, **_):
+        assert words[1:] == [
+            "-m", "inference.expected", "--config", "a.toml", "b.toml", "--set", "train.epochs=3",
+            "--out", "run", "--device", "cpu",
+        ]  # fmt: skip
+        return subprocess.CompletedProcess(words, 0, "a warning\n" + answer.printed, "")
+
+    monkeypatch.setattr(pipeline.subprocess, "run", answer)
+    args = Namespace(config=["a.toml", "b.toml"], set=["train.epochs=3"], out="run", device="cpu")
+    for answer.printed, expected in (
+        ('{"train": 2.5}', {"train": 2.5}),
+        ("error: no", {}),
+        ("", {}),
+    ):
+        assert FORECAST(args) == expected
 
 
 def test_the_first_failure_stops_the_run_and_the_next_call_continues_there(runner, capsys):

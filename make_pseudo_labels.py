@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     run = open_run(args)
-    settings, class_names = run.config.pseudo_label, run.data.class_names
     device = ranks.join(select_device(args.device))
+    settings, class_names = run.config.pseudo_label, run.data.class_names
 
     # The CAMs.
     cam_meta = run.read_cam_meta(settings.cam_type, "given")

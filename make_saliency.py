@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     args = _parser().parse_args(argv)
     run = open_run(args)
+    device = ranks.join(select_device(args.device))
     run = Run(run.folder, changed(run.config, _flags(run.config, args)))
     config, data = run.config, run.data
     run.save_config()
@@ -60,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"warning: {line}")
     splits = args.split or data.default_splits(config.data.eval_split)
     records = data.records(splits)
-    device = ranks.join(select_device(args.device))
     external = config.saliency.generator == "external"
     brought = read_meta(Path(config.saliency.folder), SaliencyMeta) if external else None
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from execution import ranks
+
 LINE_EVERY = 60.0  # seconds
 LINE = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}"
 
@@ -49,6 +51,8 @@ class _Lines:
 
 
 def _bar(title: str, unit: str, **how_many: object) -> tqdm:
+    if not ranks.is_first():
+        return tqdm(disable=True, **how_many)
     if sys.stderr.isatty():
         return tqdm(desc=title, unit=f" {unit}", dynamic_ncols=True, **how_many)
     # What takes less than a line's time says nothing.

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from execution import progress
+from execution import progress, ranks
 from execution.progress import steps_bar
 
 
@@ -60,6 +60,12 @@ def test_a_training_counts_the_steps_of_earlier_calls_and_shows_its_loss(lines_o
     assert lines
     assert all(int(line.split()[1]) > 10 for line in lines)
     assert all(" of 20, " in line and line.endswith(", total=0.5") for line in lines)
+
+
+def test_one_process_of_a_call_shows_its_progress(lines_often, capsys, monkeypatch):
+    monkeypatch.setattr(ranks, "_world", lambda: (1, 2))
+    assert list(progress.progress(waited_for(10), "CAMs", 10)) == list(range(10))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_has_a_bar(monkeypatch):

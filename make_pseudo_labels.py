@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from configs.command_line import run_stage, stage_parser
@@ -45,6 +46,7 @@ from runfolder.thresholds import rule_for_new_images
 from scoring.thresholds import levelled, seed_mask
 
 BAND = 0.05  # this near the threshold, map values with that at 0.5, a pixel becomes 255
+FEW = 64  # images for which processes do not pay
 MAX_AREA = 0.95  # a class that covers more of an image than this is not believed: 255
 
 
@@ -114,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for split in splits:
         records, summary, counted = ranks.part(run.data.split(split)), Summary(), []
         writer = MaskWriter(records, cams, thresholds, since)
-        workers = run.config.data.workers if device.type == "cpu" else 0
+        # Small operations: a process for each core beats threads, of which one waits for another.
+        workers = torch.get_num_threads() if device.type == "cpu" and len(records) > FEW else 0
         loader = DataLoader(writer, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
         for index, counts in progress(loader, f"pseudo labels, {split}"):
             counted.append((records[index], counts))

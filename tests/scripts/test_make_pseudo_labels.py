@@ -10,10 +10,12 @@ from datasets.files import voc_palette, write_cam, write_image, write_mask
 from runfolder.run import CamMeta, write_meta
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_stopped_call_goes_on(cam_run, workers):
+@pytest.mark.parametrize("few", [64, 0])  # 0: in processes
+def test_a_stopped_call_goes_on(cam_run, few, monkeypatch):
+    monkeypatch.setattr(make_pseudo_labels, "FEW", few)
+
     def make() -> None:
-        cam_run.make_fixed(0.5, f"data.workers={workers}", flags=("--split", "train"))
+        cam_run.make_fixed(0.5, flags=("--split", "train"))
 
     cam = cam_run.cam_path("e")
     good = cam.read_bytes()

@@ -31,13 +31,15 @@ FULL = (CONFIG.train.backbone, CONFIG.train.batch_size, CONFIG.train.image_size)
 Build = Callable[[str, tuple[int, int], torch.device], tuple[torch.nn.Module, Callable[[Any], Any]]]
 
 
-def make_batch(batch_size: int, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+def make_batch(
+    batch_size: int, size: tuple[int, int], num_classes: int = NUM_CLASSES
+) -> dict[str, torch.Tensor]:
     """Return images with smooth saliency maps and one or two labels each."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(batch_size, 1, 7, 7, generator=generator)
-    labels = torch.zeros(batch_size, NUM_CLASSES)
+    labels = torch.zeros(batch_size, num_classes)
     for b in range(batch_size):
-        labels[b, [b % NUM_CLASSES, b // NUM_CLASSES % NUM_CLASSES]] = 1
+        labels[b, [b % num_classes, b // num_classes % num_classes]] = 1
     return {
         "image": torch.randn(batch_size, 3, *size, generator=generator),
         "label": labels,

@@ -145,6 +145,7 @@ ACCEPTED = {  # a user's environment: a CUDA build of PyTorch and packages of it
     "onnxruntime_gpu": "1.20.1",
     "onnxscript": "0.3.0",
     "safetensors": "0.4.5",
+    "matplotlib": "3.8.4",
     "tensorboard": "2.19.0",
     "tqdm": "4.66.5",
     "packaging": "24.1",

@@ -29,6 +29,7 @@ part, stands apart.
 
 import argparse
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print(results_table(run.results_path))
         write_results_csv(run.results_path, run.table_path)
-    else:
-        score_run(run, args)
+        return
+    for asked in _all_asked(run, args):
+        score_run(run, asked, args)
 
 
-def score_run(run: Run, args: argparse.Namespace) -> None:
-    """Score one kind of map of a run, print the table and append to results.jsonl."""
+def _all_asked(run: Run, args: argparse.Namespace) -> list[Asked]:
+    """Return what is asked for: every combination of labels, CAM types and splits."""
     kind, config = args.kind, run.config
-    split = args.split or ("train" if kind == "pseudo_label" else config.data.eval_split)
-    cam_type = args.cam_type or config.pseudo_label.cam_type
-    labels = args.labels or ("predicted" if kind == "segmentation" else "given")
-    asked = Asked(kind, split, args.part or "all", cam_type, labels, bool(args.bound))
+    splits = args.split or ["train" if kind == "pseudo_label" else config.data.eval_split]
+    cam_types = args.cam_type or [config.pseudo_label.cam_type]
+    labels = args.labels or ["predicted" if kind == "segmentation" else "given"]
+    part, bound = args.part or "all", bool(args.bound)
+    return [
+        Asked(kind, split, part, cam_type, of_whom, bound)
+        for of_whom, cam_type, split in product(labels, cam_types, splits)
+    ]
+
+
+def score_run(run: Run, asked: Asked, args: argparse.Namespace) -> None:
+    """Score one kind of map of a run, print the table and append to results.jsonl."""
+    kind, split, _, cam_type, labels, _ = asked
+    config = run.config
     scored = scored_of(run, asked)
     if scored is None:
         print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
@@ -157,13 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", action="store_true", help="print the latest results of the run as Markdown")
     add = parser.add_argument_group("with --kind").add_argument
     splits = "(default: data.eval_split; pseudo_label: train)"
-    add("--split", choices=SPLITS, help=f"images to score {splits}")
+    add("--split", nargs="+", choices=SPLITS, help=f"images to score {splits}")
     parts = "images that settings are chosen on, or the others, by data.develop_list (default: all)"
     add("--part", choices=("develop", "report"), help=parts)
     bound = "score images whose masks were used too: an upper bound, not a result"
     add("--bound", action="store_true", default=None, help=bound)
-    add("--labels", choices=LABEL_ORIGINS, help="CAMs of which image labels (default: given)")
-    add("--cam-type", choices=CAM_TYPES, help="CAMs of which type (default: pseudo_label.cam_type)")
+    which = "CAMs of which image labels (default: given)"
+    add("--labels", nargs="+", choices=LABEL_ORIGINS, help=which)
+    which = "CAMs of which type (default: pseudo_label.cam_type)"
+    add("--cam-type", nargs="+", choices=CAM_TYPES, help=which)
     rules = "how thresholds are chosen (default: as the config says, of CAMs agreement, auto, "
     rules += "oracle)"
     add("--threshold-rule", nargs="+", choices=RULES, help=rules)

@@ -154,16 +154,13 @@ def commands(stage: Stage, config: Config) -> Iterator[list[str]]:
     score = ["evaluation.py", "--kind", stage.kind]
     eval_split = config.data.eval_split
     if stage.kind == "cam":
-        for labels in config.cam.labels:
-            for cam_type in config.cam.types:
-                chosen = ["--cam-type", cam_type, "--labels", labels]
-                yield [*score, *chosen, "--split", eval_split]
+        every = ["--cam-type", *config.cam.types, "--labels", *config.cam.labels]
+        yield [*score, *every, "--split", eval_split]
         if "given" in config.cam.labels and eval_split != "train":
             yield [*score, "--labels", "given", "--split", "train"]
         return
     splits = [eval_split] if stage is STAGES[-1] else ["train", eval_split]
-    for split in dict.fromkeys(splits):
-        yield [*score, "--split", split]
+    yield [*score, "--split", *dict.fromkeys(splits)]
 
 
 def next_step(name: str, run: Run) -> str:

@@ -1,6 +1,7 @@
 """A run of pipeline.py whose stages are noted instead of run."""
 
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,13 @@ FOLDERS = {  # of the run folder, by the module that writes them
 }
 ALL_CALLS = [
     "make_saliency",
-    "evaluation.py saliency train",
-    "evaluation.py saliency test",
+    "evaluation.py saliency train test",
     "train_stac --resume",
     "make_cams",
     "evaluation.py cam fused given test",
     "evaluation.py cam given train",
     "make_pseudo_labels",
-    "evaluation.py pseudo_label train",
-    "evaluation.py pseudo_label test",
+    "evaluation.py pseudo_label train test",
     "segmentation.train --resume",
     "segmentation.infer",
     "evaluation.py segmentation test",
@@ -99,7 +98,8 @@ def check_data(arguments):
 def short_form(words):
     shown = [words[1] if words[0] == "-m" else words[0]]
     for flag in ("--kind", "--cam-type", "--labels", "--split"):
-        shown += [words[words.index(flag) + 1]] if flag in words else []
+        values = words[words.index(flag) + 1 :] if flag in words else []
+        shown += takewhile(lambda word: not word.startswith("--"), values)
     return " ".join(shown + [word for word in ("--resume", "--table") if word in words])
 
 

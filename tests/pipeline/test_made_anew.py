@@ -21,7 +21,7 @@ def test_other_settings_redo_their_stage_and_all_later_ones_from_nothing(runner,
     capsys.readouterr()
 
     runner.whole("--set", "loss.contrast=0.5")
-    assert runner.calls == runner.all_calls[3:]
+    assert runner.calls == runner.all_calls[2:]
     assert "[1/7] saliency: up to date\n" in capsys.readouterr().out
     kept = [path.parent.name for path in runner.out.glob("*/earlier")]
     assert kept == ["saliency"]
@@ -34,7 +34,7 @@ def test_other_settings_do_not_resume_what_a_stopped_stage_left(runner, capsys):
     capsys.readouterr()
 
     runner.whole("--set", "train.epochs=3")
-    assert runner.calls == runner.all_calls[3:]
+    assert runner.calls == runner.all_calls[2:]
     assert not (runner.out / "stac/earlier").exists()
     assert "[2/7] train: reads" in capsys.readouterr().out
 
@@ -46,7 +46,7 @@ def test_a_removed_output_is_made_again_with_all_that_follows(runner):
     (runner.out / "segmentation/earlier").touch()
 
     runner.whole()
-    assert runner.calls == runner.all_calls[7:]
+    assert runner.calls == runner.all_calls[6:]
     assert not (runner.out / "segmentation/earlier").exists()
 
 

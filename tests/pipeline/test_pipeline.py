@@ -86,7 +86,7 @@ def test_the_forecast_is_that_of_the_same_config_and_folder(tmp_path, monkeypatc
 def test_the_first_failure_stops_the_run_and_the_next_call_continues_there(runner, capsys):
     code = runner("mine.toml", "--out", "run", "--set", "train.epochs=3", fails="make_cams")
     assert code == 7
-    assert runner.calls == runner.all_calls[:5]
+    assert runner.calls == runner.all_calls[:4]
     error = capsys.readouterr().err
     assert "error: stage cams ended with exit code 7" in error
     command = error.strip().splitlines()[-1].strip()
@@ -94,16 +94,16 @@ def test_the_first_failure_stops_the_run_and_the_next_call_continues_there(runne
     assert command == f"bash {ROOT}/run_STAC.sh {runner.folder}/mine.toml {options}"
 
     assert runner(*shlex.split(command)[2:]) == 0
-    assert runner.calls == runner.all_calls[4:]
+    assert runner.calls == runner.all_calls[3:]
     assert "[3/7] cams (continued): reads" in capsys.readouterr().out
 
 
 def test_a_failed_evaluation_stops_the_run_too(runner):
-    assert runner("mine.toml", "--out", "run", fails="--kind pseudo_label --split test") == 7
+    assert runner("mine.toml", "--out", "run", fails="--kind pseudo_label") == 7
 
-    assert runner.calls == runner.all_calls[:10]
+    assert runner.calls == runner.all_calls[:8]
     runner.whole()
-    assert runner.calls == runner.all_calls[7:]
+    assert runner.calls == runner.all_calls[6:]
 
 
 def test_a_failed_table_stops_the_run_and_the_stages_stay_done(runner, capsys):
@@ -120,9 +120,9 @@ def test_an_interrupted_run_says_how_to_continue(runner, capsys, code):
 
     error = capsys.readouterr().err
     assert "error: stage train was interrupted. This continues there:" in error
-    assert runner.calls == runner.all_calls[:4]
+    assert runner.calls == runner.all_calls[:3]
     runner.whole()
-    assert runner.calls == runner.all_calls[3:]
+    assert runner.calls == runner.all_calls[2:]
 
 
 def test_a_killed_stage_is_an_error_of_the_run(runner, capsys):
@@ -167,10 +167,7 @@ def test_every_cam_folder_is_evaluated_and_a_single_split_once(runner):
 
     assert [call for call in runner.calls if call.startswith("evaluation.py")] == [
         "evaluation.py saliency train",
-        "evaluation.py cam fused given train",
-        "evaluation.py cam patchcam given train",
-        "evaluation.py cam fused predicted train",
-        "evaluation.py cam patchcam predicted train",
+        "evaluation.py cam fused patchcam given predicted train",
         "evaluation.py pseudo_label train",
         "evaluation.py segmentation train",
         "evaluation.py --table",

@@ -99,6 +99,23 @@ def test_predicted_labels_and_other_types_have_their_folders(scored):
     assert (patchcam["cam_type"], patchcam["fg_iou"]) == ("patchcam", 100)
 
 
+def test_one_call_scores_every_combination_of_labels_types_and_splits(scored):
+    for name in scored.masks:
+        for folder in ("fused/predicted", "patchcam/given", "patchcam/predicted"):
+            scored.write_cam(name, folder)
+    scored.evaluate(
+        *("--kind", "cam", "--cam-type", "patchcam", "fused", "--labels", "given", "predicted"),
+        *("--split", "test", "train", "--threshold-rule", "fixed"),
+    )
+    places = [tuple(row[key] for key in ("labels", "cam_type", "split")) for row in scored.rows()]
+    assert len(places) == len(set(places)) == 8
+    assert places[:3] == [
+        ("given", "patchcam", "test"),
+        ("given", "patchcam", "train"),
+        ("given", "fused", "test"),
+    ]
+
+
 def test_auto_threshold_without_given_cams_comes_from_the_scored_folder(scored):
     for name in scored.masks:
         scored.write_cam(name, "fused/predicted", high=0.4)

@@ -33,8 +33,8 @@ done
 # shellcheck source=setup_environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup_environment.sh"
 called_from=$PWD
-# Threads that wait sleep. Spinning ones take the cores from those that work: beside another job
-# PAMR then takes fifty times as long (docs/performance.md).
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+# Threads that wait soon sleep. Those that spin on take the cores from the ones that work: beside
+# another job PAMR then takes eighty times as long (docs/performance.md).
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 cd -- "$root"
 exec "$python" pipeline.py --called-from "$called_from" "$@"

@@ -11,10 +11,8 @@ import argparse
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -26,15 +24,14 @@ import matplotlib.pyplot as plt
 import torch
 
 from benchmarks import evaluating
-from benchmarks.measuring import peak_megabytes
+from benchmarks.measuring import peak_megabytes, seconds_of
 from benchmarks.training import CONFIG, LR, make_batch
 from configs.command_line import ROOT, run_stage
 from execution import ranks
-from losses.stac import stac_loss
 from models.device import amp_dtype, autocast
 from models.optim import optimizer_step, parameter_groups
 from models.stac import build_stac
-from train_stac import CLIP_NORM, WEIGHT_DECAY, whole_batch
+from train_stac import CLIP_NORM, WEIGHT_DECAY, batch_loss
 
 AXES = {  # values that are measured
     "image size": (112, 224, 336, 448),
@@ -68,16 +65,12 @@ def training_step(side: int, num_classes: int, batch_size: int, device: str) -> 
     scaler = torch.amp.GradScaler(place.type, enabled=dtype is torch.float16)
     generator = torch.Generator(place)
     batch = make_batch(batch_size, size, num_classes)
-    images, labels, saliency = (
-        ranks.part(batch[name]).to(place) for name in ("image", "label", "map")
-    )
+    own = {name: ranks.part(values) for name, values in batch.items()}
 
     def step() -> None:
         generator.manual_seed(0)
         with autocast(place, dtype):
-            output = model(images)
-        whole = whole_batch(output, labels, saliency)
-        total, _ = stac_loss(*whole, CONFIG.loss, generator)
+            total, _, _ = batch_loss(model, own, CONFIG, place, generator)
         scaler.scale(total).backward()
         optimizer_step(model, optimizer, scaler, CLIP_NORM)
 
@@ -86,14 +79,7 @@ def training_step(side: int, num_classes: int, batch_size: int, device: str) -> 
 
 def cost_of(step: Callable[[], Any], before: float, device: str) -> tuple[float, float]:
     """Return the median seconds of a step after one, and the growth of the peak in megabytes."""
-    times = []
-    for number in range(1 + STEPS):
-        begun = time.perf_counter()
-        step()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times += [time.perf_counter() - begun] if number else []
-    return statistics.median(times), peak_megabytes(device) - before
+    return seconds_of(step, device, STEPS), peak_megabytes(device) - before
 
 
 def training_cost(device: str, values: dict[str, int]) -> tuple[float, float]:
@@ -115,8 +101,8 @@ def evaluation_cost(count: int) -> tuple[float, float]:
 
 def in_ranks(count: int, device: str) -> tuple[float, float]:
     """Measure a training step on so many ranks, as the first of them sees it."""
-    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command = [sys.executable, *words, "-m", "benchmarks.growth", "--device", device, "--one-rank"]
+    words = ["-m", "benchmarks.growth", "--device", device, "--one-rank"]
+    command = [sys.executable, *ranks.torchrun(count), *words]
     threads = str(max(1, torch.get_num_threads() // count))
     done = subprocess.run(
         command,

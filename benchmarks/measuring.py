@@ -124,6 +124,18 @@ def _serve(connection: Connection, name: str, which: str, device: str) -> None:
         pass
 
 
+def seconds_of(step: Step, device: str, repeats: int, warm_up: int = 1) -> float:
+    """Return the median time of a step, after some that are not counted."""
+    times = []
+    for _ in range(warm_up + repeats):
+        begun = time.perf_counter()
+        step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[warm_up:])
+
+
 def peak_megabytes(device: str) -> float:
     """Return the peak of this process so far: resident memory, on a GPU allocated memory."""
     if device == "cuda":

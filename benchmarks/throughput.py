@@ -11,8 +11,6 @@ twice as many. --peak is the number of bfloat16 operations a second that the GPU
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import peak_megabytes
+from benchmarks.measuring import peak_megabytes, seconds_of
 from benchmarks.training import CONFIG, NUM_CLASSES, compiled, make_batch, stac_step, step_of
 from configs.command_line import run_stage
 from models.cam import raw_cam
@@ -36,20 +34,19 @@ def rows(
     device: str, batch_sizes: Sequence[int], size: tuple[int, int], peak: float, repeats: int
 ) -> Iterator[dict[str, Any]]:
     """Measure training and CAMs at each batch size."""
-    backbone = CONFIG.train.backbone
-    operations = 2 * multiplications(backbone, size)
+    operations = 2 * multiplications(size)
     for batch_size in batch_sizes:
-        sizes = (backbone, batch_size, size)
+        sizes = (CONFIG.train.backbone, batch_size, size)
         works: dict[str, tuple[Callable[[], Any], int]] = {
             "training": (step_of(stac_step, False, device, sizes), 3),
-            "CAMs": (cam_step(backbone, batch_size, size, device), 1),
+            "CAMs": (cam_step(batch_size, size, device), 1),
         }
         if device == "cuda":
             works["training, compiled"] = step_of(compiled_step, False, device, sizes), 3
         for work, (step, passes) in works.items():
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            rate = batch_size / seconds_of(step, device, repeats)
+            rate = batch_size / seconds_of(step, device, repeats, warm_up=2)
             share = 100 * rate * passes * operations / peak if device == "cuda" else None
             megabytes = peak_megabytes(device)
             values = (work, batch_size, rate, megabytes, share)
@@ -61,7 +58,7 @@ def compiled_step(*sizes: Any) -> Any:
     return compiled(stac_step, *sizes)
 
 
-def cam_step(backbone: str, batch_size: int, size: tuple[int, int], device: str) -> Callable:
+def cam_step(batch_size: int, size: tuple[int, int], device: str) -> Callable:
     """Return the pass that gives the fused CAMs of a batch."""
     place = torch.device(device)
     dtype = amp_dtype(place, "auto")
@@ -77,25 +74,12 @@ def cam_step(backbone: str, batch_size: int, size: tuple[int, int], device: str)
     return step
 
 
-def multiplications(backbone: str, size: tuple[int, int]) -> int:
+def multiplications(size: tuple[int, int]) -> int:
     """Return the multiply-add operations of the model on an image."""
     model = build_stac(CONFIG.train, NUM_CLASSES).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, *size))
     return counter.get_total_flops() // 2
-
-
-def seconds_of(step: Callable[[], Any], device: str, repeats: int) -> float:
-    """Return the median time of a step, after two that are not counted."""
-    times = []
-    for number in range(2 + repeats):
-        begun = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if number >= 2:
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,16 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = CONFIG.train.image_size
     model = build_stac(CONFIG.train, NUM_CLASSES)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    giga = multiplications(CONFIG.train.backbone, size) / 1e9
+    giga = multiplications(size) / 1e9
     print(f"{parameters:.2f} M parameters, {giga:.2f} GMACs at {size[0]} x {size[1]}\n")
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     content = []
     for row in rows(args.device, args.batch_sizes, size, args.peak, args.repeats):
         content.append(row)
-        cells = (
-            "-" if v is None else f"{v:.1f}" if isinstance(v, float) else v for v in row.values()
-        )
-        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        print(f"| {' | '.join(map(_cell, row.values()))} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -75,8 +75,12 @@ def launcher(device: str, most: int) -> list[str]:
     import torch
 
     processes = min(torch.cuda.device_count(), most)
-    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return words if processes > 1 else []
+    return torchrun(processes) if processes > 1 else []
+
+
+def torchrun(processes: int) -> list[str]:
+    """Return the words before those of a Python call that start so many processes of it here."""
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
 def rank() -> int:

@@ -66,12 +66,11 @@ def minutes(run: Run, units: Units) -> dict[str, float]:
         return num_val * max(1, epochs // settings.eval_every)
 
     seconds = {"saliency": num_all * units.prior}
-    if config.refinement.rounds:
-        seconds["saliency"] += num_all * units.features
+    if rounds := config.refinement.rounds:
         per_round = NUM_FOLDS * config.refinement.steps * units.student_step
         per_map = units.student_map + PAMR_STEPS * units.refine
-        of_rounds = config.refinement.rounds * per_round
-        seconds["saliency"] += of_rounds + (num_all + (of_rounds > per_round) * num_fit) * per_map
+        num_maps = num_all + (rounds - 1) * num_fit  # a round learns from the maps before it
+        seconds["saliency"] += num_all * units.features + rounds * per_round + num_maps * per_map
     seconds["train"] = steps(train) * train.batch_size * units.learn
     seconds["train"] += validations(train) * units.localise
     views = sum(scale**2 for scale in cam.scales) * (1 + cam.flip)

@@ -16,21 +16,22 @@ saliency map.
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_mask, write_json, write_mask
 from datasets.image_maps import require_files
 from datasets.record import BACKGROUND, IGNORE, Record
 from execution import ranks
+from execution.cores import on_cores
 from execution.progress import progress
 from inference.refined import RefinedCams
-from models.device import select_device
+from models.device import processes_for, select_device
 from pipeline import next_step
 from runfolder.run import (
     MaskMeta,
@@ -46,7 +47,6 @@ from runfolder.thresholds import rule_for_new_images
 from scoring.thresholds import levelled, seed_mask
 
 BAND = 0.05  # this near the threshold, map values with that at 0.5, a pixel becomes 255
-FEW = 64  # images for which processes do not pay
 MAX_AREA = 0.95  # a class that covers more of an image than this is not believed: 255
 
 
@@ -113,14 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     meta = MaskMeta(dataclasses.asdict(settings), {"thresholds": thresholds}, masked)
     with ranks.first_alone():
         since = begin(run.pseudo_label_dir / "begun.json", dataclasses.asdict(meta))
+    write = partial(write_pseudo_label, cams=cams, thresholds=thresholds, since=since)
     for split in splits:
-        records, summary, counted = ranks.part(run.data.split(split)), Summary(), []
-        writer = MaskWriter(records, cams, thresholds, since)
-        # Small operations: a process for each core beats threads, of which one waits for another.
-        workers = torch.get_num_threads() if device.type == "cpu" and len(records) > FEW else 0
-        loader = DataLoader(writer, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-        for index, counts in progress(loader, f"pseudo labels, {split}"):
-            counted.append((records[index], counts))
+        records, summary = ranks.part(run.data.split(split)), Summary()
+        counts_of = on_cores(write, records, processes_for(device))
+        shown = progress(counts_of, f"pseudo labels, {split}", len(records))
+        counted = list(zip(records, shown, strict=True))
         for record, counts in sum(ranks.gathered(counted), []):
             summary.add(record, counts)
         print(f"{split}: wrote {summary.num_images} pseudo labels to {run.pseudo_label_dir}/")
@@ -190,51 +188,29 @@ def doubted(mask: np.ndarray, classes: Sequence[int], max_area: float = MAX_AREA
     return mask
 
 
-class MaskWriter(Dataset):
-    """Writes the pseudo label of a record when asked for it, and gives its pixel counts.
+def write_pseudo_label(
+    record: Record, cams: RefinedCams, thresholds: Sequence[float], since: float
+) -> np.ndarray:
+    """Write the pseudo label of a record, and return its (256,) counts of mask values.
 
     A mask that is newer than all it is made from is left as it is.
+
+    Args:
+        record: of an image.
+        cams: maps that are cut.
+        thresholds: of the K classes.
+        since: seconds; masks older than that are of other settings.
     """
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        cams: RefinedCams,
-        thresholds: Sequence[float],
-        since: float,
-    ):
-        """Write nothing yet.
-
-        Args:
-            records: images.
-            cams: maps that are cut.
-            thresholds: of the K classes.
-            since: seconds; masks older than that are of other settings.
-        """
-        self.records = records
-        self.cams = cams
-        self.thresholds = thresholds
-        self.since = since
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        record, run = self.records[index], self.cams.run
-        path = run.pseudo_label_dir / f"{record.name}.png"
-        if self._is_done(record, path):
-            mask = read_mask(path, run.num_classes)
-        else:
-            mask = pseudo_label(self.cams.maps(record), record.classes, self.thresholds)
-            mask = doubted(mask, record.classes)
-            write_mask(path, mask)
-        return index, np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
-
-    def _is_done(self, record: Record, path: Path) -> bool:
-        if not path.is_file():
-            return False
-        sources = [file.stat().st_mtime for file in self.cams.sources(record) if file.is_file()]
-        return path.stat().st_mtime > max(self.since, *sources)
+    path = cams.run.pseudo_label_dir / f"{record.name}.png"
+    files = [file for file in cams.sources(record) if file.is_file()]
+    begun = max([since, *(file.stat().st_mtime for file in files)])
+    if path.is_file() and path.stat().st_mtime > begun:
+        mask = read_mask(path, cams.run.num_classes)
+    else:
+        mask = pseudo_label(cams.maps(record), record.classes, thresholds)
+        mask = doubted(mask, record.classes)
+        write_mask(path, mask)
+    return np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
 
 
 def default_splits(run: Run, cam_dir: Path) -> list[str]:
@@ -243,10 +219,6 @@ def default_splits(run: Run, cam_dir: Path) -> list[str]:
     tested = run.data.splits.get("test", ())
     there = any((cam_dir / f"{record.name}.npz").is_file() for record in tested)
     return [split for split in splits if split != "test" or there]
-
-
-def _as_it_is(item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
-    return item
 
 
 if __name__ == "__main__":

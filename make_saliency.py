@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from configs import Config, changed
 from configs.command_line import run_stage, stage_parser
@@ -14,8 +15,9 @@ from datasets.files import read_image, write_saliency
 from datasets.record import Record
 from datasets.sources import draw_warnings
 from execution import ranks
+from execution.cores import on_cores
 from execution.progress import progress
-from models.device import select_device
+from models.device import processes_for, select_device
 from pipeline import next_step
 from runfolder.run import (
     Run,
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for turn in range(config.refinement.rounds):
             print(f"refinement, round {turn + 1} of {config.refinement.rounds}")
             generator = learned.prepare(config, generator, data, work_dir, device, turn)
-        _write_maps(records, generator, run)
+        _write_maps(records, generator, run, device)
     finally:
         if ranks.is_first():
             shutil.rmtree(work_dir, ignore_errors=True)
@@ -150,15 +152,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write_maps(records: Sequence[Record], generator: Prepared, run: Run) -> None:
+def _write_maps(
+    records: Sequence[Record], generator: Prepared, run: Run, device: torch.device
+) -> None:
     """Write every map that can be made.
 
     Raises:
         ValueError: with the first five problems and their total, after all other maps.
     """
-    problems = dict(generator.problems)
     begin_folder(run.saliency_dir)
-    for record in progress(ranks.part(records), "saliency"):
+    own = ranks.part(records)
+
+    def write(record: Record) -> str:
+        """Return what is wrong, if anything is."""
         try:
             image = read_image(record.image)
             if run.config.saliency.empty_defect_free and not record.classes:
@@ -166,10 +172,14 @@ def _write_maps(records: Sequence[Record], generator: Prepared, run: Run) -> Non
             else:
                 saliency = generator.make_map(record, image)
         except (ValueError, FileNotFoundError) as error:
-            problems[record.name] = str(error)
-            continue
+            return str(error)
         write_saliency(run.saliency_dir / f"{record.name}.png", saliency)
-    for of_rank in ranks.gathered(problems):
+        return ""
+
+    written = progress(on_cores(write, own, processes_for(device)), "saliency", len(own))
+    found = {record.name: problem for record, problem in zip(own, written, strict=True) if problem}
+    problems = dict(generator.problems)
+    for of_rank in ranks.gathered(found):
         problems |= of_rank
     if problems:
         shown = " | ".join(list(problems.values())[:5])

@@ -101,7 +101,8 @@ class RefinedCams:
         def count():
             records = counted_images(fit, num_classes, rule)
             saliency = self.saliency if rule == "agreement" else None
-            return count_maps(records, read, num_classes, saliency, self.settings.salient_from)
+            level, parallel = self.settings.salient_from, self.device.type == "cpu"
+            return count_maps(records, read, num_classes, saliency, level, parallel)
 
         try:
             return mask_free_thresholds(self.run, self.place, [rule], count)[rule]

@@ -21,6 +21,11 @@ def select_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
 
 
+def processes_for(device: torch.device) -> int:
+    """Return how many processes may use a device at a time: as many as the CPU has threads."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 def unused_gpu() -> str:
     """Say why an NVIDIA GPU of this machine cannot be used; empty where there is none."""
     if not (Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi")):

@@ -29,7 +29,9 @@ from datasets.sources import Data
 from datasets.splits import folds
 from datasets.transforms import as_image, eval_transform
 from execution import ranks
+from execution.cores import on_cores
 from execution.progress import progress
+from models.device import processes_for
 from saliency.edges import along_edges
 from saliency.generator import Prepared
 from saliency.student import StudentInputs, foreground, train_student
@@ -69,7 +71,7 @@ def prepare(
         )
     prior_dir = work_dir / f"priors_{turn}"  # those of the round before are still read
     inputs = StudentInputs(config.saliency, num_classes, work_dir / "features", prior_dir, device)
-    write_priors(generator, records, prior_dir, num_classes)
+    write_priors(generator, records, prior_dir, num_classes, device)
     masked = choose_masked(records, settings.masks, num_classes, settings.seed)
     for record in ranks.part(masked):
         write_mask_as_prior(record, prior_dir, num_classes)
@@ -134,17 +136,26 @@ def masked_repeats(num_masked: int, num_others: int) -> int:
 
 
 def write_priors(
-    generator: Prepared, records: Sequence[Record], folder: Path, num_classes: int
+    generator: Prepared,
+    records: Sequence[Record],
+    folder: Path,
+    num_classes: int,
+    device: torch.device,
 ) -> None:
     """Write <name>.npz with the map of each of an image's classes, made for that class alone."""
+    own = ranks.part(records)
     nothing = np.zeros(num_classes, np.float32)
-    for record in progress(ranks.part(records), "priors"):
+
+    def write(record: Record) -> None:
         image = read_image(record.image)
         alone = [replace(record, classes=(k,)) for k in record.classes]
         maps = [generator.make_map(one, image) for one in alone]
         stack = np.stack(maps) if maps else np.zeros((0, *image.shape[:2]), np.float32)
         classes = np.array(record.classes, np.int64)
         write_cam(folder / f"{record.name}.npz", Cam(stack, classes, nothing))
+
+    for _ in progress(on_cores(write, own, processes_for(device)), "priors", len(own)):
+        pass
     ranks.wait()
 
 

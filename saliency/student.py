@@ -20,9 +20,10 @@ from datasets.image_maps import ImageMapDataset
 from datasets.record import Record
 from datasets.transforms import train_transform
 from execution import ranks
+from execution.cores import on_cores
 from execution.progress import progress, steps_bar
 from models.backbones import normalisation
-from models.device import amp_dtype, autocast
+from models.device import amp_dtype, autocast, processes_for
 from models.optim import loader_of, optimizer_step, parameter_groups, set_lr, warmup_cosine
 from models.whole_batch import alike, whole, with_shared_statistics
 from saliency.patches import load_encoder
@@ -69,6 +70,7 @@ class StudentInputs:
         self.num_classes = num_classes
         self.feature_dir = feature_dir
         self.prior_dir = prior_dir
+        self.processes = processes_for(device)
         self.encode = load_encoder(settings, FEATURE_SIZE, device, with_last=True)
         self.mean, self.std = normalisation(settings.backbone)
         self.grid = self.encode(np.zeros((64, 64, 3), np.uint8)).shape[:2]
@@ -85,10 +87,15 @@ class StudentInputs:
     def keep_features(self, records: Sequence[Record]) -> None:
         """Write the features of records to files, but for those that are there."""
         self.feature_dir.mkdir(exist_ok=True)
-        for record in progress(ranks.part(records), "features"):
+        own = ranks.part(records)
+
+        def write(record: Record) -> None:
             path = self.feature_dir / f"{record.name}.npy"
             if not path.is_file():
                 np.save(path, self.features(record).half().numpy())
+
+        for _ in progress(on_cores(write, own, self.processes), "features", len(own)):
+            pass
         ranks.wait()
 
     def priors(self, record: Record) -> np.ndarray:

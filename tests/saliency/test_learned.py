@@ -101,7 +101,7 @@ def test_priors_are_made_for_each_class_alone(planted, tmp_path):
 
     record = Record("two", planted.records[0].image, (0, 1))
     free = Record("free", planted.records[0].image, ())
-    learned.write_priors(Prepared(make_map), [record, free], tmp_path, 3)
+    learned.write_priors(Prepared(make_map), [record, free], tmp_path, 3, torch.device("cpu"))
     assert asked == [(0,), (1,)]
     assert read_cam(tmp_path / "free.npz").cam.shape == (0, 50, 70)
     maps = read_priors(tmp_path, record, 3)

@@ -7,12 +7,14 @@ from PIL import Image
 import make_pseudo_labels
 from configs import load
 from datasets.files import voc_palette, write_cam, write_image, write_mask
+from execution import cores
 from runfolder.run import CamMeta, write_meta
 
 
 @pytest.mark.parametrize("few", [64, 0])  # 0: in processes
 def test_a_stopped_call_goes_on(cam_run, few, monkeypatch):
-    monkeypatch.setattr(make_pseudo_labels, "FEW", few)
+    monkeypatch.setattr(cores, "FEW", few)
+    monkeypatch.setattr(make_pseudo_labels, "processes_for", lambda _: 2)
 
     def make() -> None:
         cam_run.make_fixed(0.5, flags=("--split", "train"))

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_mask, write_json, write_mask

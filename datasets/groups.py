@@ -25,6 +25,7 @@ from sklearn.decomposition import PCA
 
 from datasets.files import read_image, write_csv
 from datasets.record import Record
+from execution.progress import progress
 
 AUTO, NONE = "auto", "none"
 SIDE = 48  # pixels, of the thumbnails
@@ -89,7 +90,8 @@ def find_groups(paths: Sequence[Path], names: Sequence[str]) -> list[list[int]]:
     if not paths:
         return []
     with ThreadPoolExecutor() as pool:
-        thumbnails = np.stack([*pool.map(_thumbnail, paths)])
+        shown = progress(pool.map(_thumbnail, paths), "finding copies", len(paths))
+        thumbnails = np.stack([*shown])
     detail = np.stack([_detail(t.astype(np.float32)) for t in thumbnails])
     pairs = [*find_copies(thumbnails, detail), *find_exposures(detail, names)]
     return connected(len(paths), pairs)

@@ -54,7 +54,8 @@ def _bar(title: str, unit: str, **how_many: object) -> tqdm:
     if not ranks.is_first():
         return tqdm(disable=True, **how_many)
     if sys.stderr.isatty():
-        return tqdm(desc=title, unit=f" {unit}", dynamic_ncols=True, **how_many)
+        # None: a bar within another one goes when it is full.
+        return tqdm(desc=title, unit=f" {unit}", dynamic_ncols=True, leave=None, **how_many)
     # What takes less than a line's time says nothing.
     return tqdm(
         desc=title,

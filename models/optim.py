@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 from configs import SegmentationConfig, TrainConfig
 from execution import ranks
+from execution.progress import progress
 from models.whole_batch import add_gradients
 
 SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
@@ -184,7 +185,8 @@ def validation_batches(
     batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))
     own = list(enumerate(batches))[ranks.rank() :: ranks.size()]
     loader = DataLoader(dataset, batch_sampler=[batch for _, batch in own], num_workers=workers)
-    return zip((number for number, _ in own), loader, strict=True)
+    numbers = [number for number, _ in own]
+    return zip(numbers, progress(loader, "validation", unit="batches"), strict=True)
 
 
 class _Parts(Sampler):

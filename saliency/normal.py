@@ -23,6 +23,7 @@ from configs import SaliencyConfig
 from datasets.record import Record
 from datasets.sources import Data
 from datasets.splits import folds
+from execution.progress import progress
 from saliency.generator import Prepared
 from saliency.patches import load_encoder, to_image_size
 from saliency.surfaces import encode_surfaces
@@ -72,7 +73,8 @@ def prepare(
         nearest = nearest_distance(features[..., :width], others)
         return share_among_alike(nearest, features[..., -width:])
 
-    surface_distances = [distance(name, own) for name, own in features.items()]
+    shown = progress(features.items(), "normal, distances", len(features))
+    surface_distances = [distance(name, own) for name, own in shown]
     scale = learn_scale(surface_distances)
     seen = list(features)
     del features, surface_distances
@@ -176,7 +178,7 @@ def farthest_points(points: torch.Tensor, count: int) -> torch.Tensor:
     squares = (points**2).sum(dim=1)
     nearest = torch.full_like(squares, torch.inf)
     last = 0
-    for index in range(1, count):
+    for index in progress(range(1, count), "normal, memory", unit="patches"):
         to_last = squares - 2 * (points @ points[last]) + squares[last]
         nearest = torch.minimum(nearest, to_last)
         last = int(nearest.argmax())

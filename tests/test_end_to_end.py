@@ -1,6 +1,9 @@
 """Every stage in order on a dozen images, and how each ends when something is wrong."""
 
+import contextlib
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,7 @@ from configs.command_line import run_stage
 from datasets.files import read_cam, read_image, read_mask, write_cam, write_mask, write_saliency
 from datasets.pictures import CAPTION, CELL, GAP
 from datasets.sources import read_data
+from execution import progress
 from runfolder.run import CamMeta, MaskMeta, SaliencyMeta, read_meta
 from segmentation import infer as segmentation_infer
 from segmentation import train as segmentation_train
@@ -69,6 +73,8 @@ SALIENCY = {
     "defect_free_images",
 }  # fmt: skip
 
+PROGRESS = re.compile(r"  (.+): (\d+) of (\d+), .* left")
+
 pytestmark = pytest.mark.end_to_end
 
 
@@ -82,15 +88,17 @@ def flags(root: Path, *overrides: str) -> list[str]:
 def finished(tmp_path_factory) -> Path:
     """A folder with data/ and run/ in which every stage has run; the masks come back at the end."""
     root = tmp_path_factory.mktemp("end_to_end")
+    masks, put_away = root / "data/SegmentationClass", root / "masks_put_away"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saliency.student, "FEATURE_SIZE", 64)
-        make_saliency.main(flags(root))
-    masks = root / "data/SegmentationClass"
-    masks.rename(root / "masks_put_away")
-    for name, main in STAGES.items():
-        if name != "saliency":
-            main(flags(root))
-    (root / "masks_put_away").rename(masks)
+        patch.setattr(progress, "LINE_EVERY", 0.0)
+        for name, main in STAGES.items():
+            log = root / f"{name}.log"
+            with log.open("w", encoding="utf-8") as file, contextlib.redirect_stderr(file):
+                main(flags(root))
+            if name == "saliency":
+                masks.rename(put_away)
+        put_away.rename(masks)
     for kind in ("saliency", "cam", "segmentation"):
         evaluation.main([*flags(root), "--kind", kind])
     evaluation.main([*flags(root), "--kind", "cam", "--labels", "predicted"])
@@ -116,6 +124,30 @@ def test_every_image_gets_a_file_of_every_stage(finished):
             prediction = read_mask(finished / f"run/predictions/{record.name}.png", 3)
             assert prediction.shape == size
             assert 255 not in prediction
+
+
+WAITED_FOR = {
+    "saliency": {"finding copies", "polarity", "priors", "features", "refinement", "saliency"},
+    "train": {"training", "validation"},
+    "cams": {"CAMs"},
+    "pseudo_labels": {"training maps", "pseudo labels, train", "pseudo labels, test"},
+    "segmentation": {"training", "validation"},
+    "predictions": {"predictions"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_step_and_image_that_is_waited_for_is_seen_in_a_log(finished, stage):
+    # A line is due at each, and is written if the last one is a minute old.
+    counts: dict[str, list[int]] = {}
+    for line in (finished / f"{stage}.log").read_text(encoding="utf-8").splitlines():
+        if found := PROGRESS.match(line):
+            title, done, total = found[1], int(found[2]), int(found[3])
+            counts.setdefault(title, []).append(done)
+            assert done <= total
+    assert set(counts) >= WAITED_FOR[stage]
+    for done in counts.values():
+        assert all(after - before <= 1 for before, after in itertools.pairwise(done))
 
 
 def test_every_result_names_what_it_is(finished):

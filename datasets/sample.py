@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.drawing import LINE_STEPS, blob, line, noise, tilted
 from datasets.files import write_csv, write_image, write_json, write_mask, write_text
 from datasets.record import BACKGROUND
 
@@ -28,7 +29,6 @@ MIN_CLASS_PIXELS = 60  # a class that shows less, say below another defect, is d
 SIDES = (110, 171)  # shortest side, and one more than the longest; pixels
 MARKER = "sample.json"
 SPLITS = ("train", "test")
-LINE_STEPS = np.linspace(0, 1, 40)  # where along a curve its points lie
 
 
 def write_sample(root: Path, num_train: int, num_test: int, seed: int) -> None:
@@ -88,7 +88,7 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     image, mask = _add_defects(rng, image, classes)
     image = _add_light(rng, image)
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.7))
-    grain = _noise(rng, size, 0.5)[..., None] + 0.3 * rng.standard_normal((*size, 3))
+    grain = noise(rng, size, 0.5)[..., None] + 0.3 * rng.standard_normal((*size, 3))
     image = image + rng.uniform(0.008, 0.02) * grain
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), mask
 
@@ -104,18 +104,18 @@ def make_surface(rng: np.random.Generator, size: tuple[int, int], material: str)
     tilt = rng.uniform(-8, 8)
     wide = (size[0] + 60, size[1] + 60)  # room for the tilt
     if material == "rolled steel":
-        grain = _tilted(_noise(rng, wide, 14, 0.6), size, tilt)
-        scale = _noise(rng, size, 9, 6) * 0.7 + _noise(rng, size, 3, 2.5) * 0.5
+        grain = tilted(noise(rng, wide, 14, 0.6), size, tilt)
+        scale = noise(rng, size, 9, 6) * 0.7 + noise(rng, size, 3, 2.5) * 0.5
         grey = rng.uniform(0.42, 0.55) + 0.030 * grain + 0.022 * scale
         tint = (0.97, 1.0, 1.03)
     elif material == "brushed metal":
-        streaks = _noise(rng, wide, 45, 0.5) + 0.8 * _noise(rng, wide, 30, 1.5)
-        highlight = _tilted(_noise(rng, wide, 70, 14), size, tilt)
-        grey = rng.uniform(0.50, 0.62) + 0.032 * _tilted(streaks, size, tilt) + 0.035 * highlight
+        streaks = noise(rng, wide, 45, 0.5) + 0.8 * noise(rng, wide, 30, 1.5)
+        highlight = tilted(noise(rng, wide, 70, 14), size, tilt)
+        grey = rng.uniform(0.50, 0.62) + 0.032 * tilted(streaks, size, tilt) + 0.035 * highlight
         tint = (1.02, 1.0, 0.97)
     else:
-        mottling = _noise(rng, size, 16) + 0.5 * _noise(rng, size, 5)
-        speckle = np.clip(_noise(rng, size, 0.7) - 2.2, 0, None)
+        mottling = noise(rng, size, 16) + 0.5 * noise(rng, size, 5)
+        speckle = np.clip(noise(rng, size, 0.7) - 2.2, 0, None)
         grey = rng.uniform(0.58, 0.68) + 0.020 * mottling - 0.10 * speckle
         tint = (1.04, 1.0, 0.92)
     return (grey[..., None] * np.array(tint)).astype(np.float32)
@@ -138,7 +138,7 @@ def _draw_classes(rng: np.random.Generator) -> list[int]:
 def _add_defects(
     rng: np.random.Generator, image: np.ndarray, classes: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    draw = {INCLUSION: _inclusions, PATCHES: _patches, SCRATCHES: _scratches}
+    draw = {INCLUSION: inclusions, PATCHES: patches, SCRATCHES: scratches}
     size = image.shape[:2]
     while True:
         result, mask = image, np.full(size, BACKGROUND, np.uint8)
@@ -151,11 +151,11 @@ def _add_defects(
             return result.astype(np.float32), mask
 
 
-def _inclusions(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def inclusions(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return cover (H, W) in [0, 1] and relative change of brightness (H, W) of dark streaks."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    ragged = 0.28 * _noise(rng, size, 2.5, 1)
+    ragged = 0.28 * noise(rng, size, 2.5, 1)
     cover = np.zeros(size, np.float32)
     for _ in range(rng.integers(1, 5)):
         length = rng.uniform(0.35, 0.8) * height
@@ -167,10 +167,10 @@ def _inclusions(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.nda
         half_width = rng.uniform(4.5, 8) * swell * taper
         lean = np.tan(np.radians(rng.uniform(-10, 10))) * (y - top)
         cover[np.abs(x - middle - lean - wander) < half_width * (1 + ragged) - 0.4] = 1
-    return cover, -rng.uniform(0.35, 0.6) + 0.07 * _noise(rng, size, 3, 1)
+    return cover, -rng.uniform(0.35, 0.6) + 0.07 * noise(rng, size, 3, 1)
 
 
-def _patches(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def patches(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return cover and change of brightness of rough areas, 5 to 25 % of the picture in all."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     distance = np.full(size, np.inf)
@@ -178,13 +178,13 @@ def _patches(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarra
         cy, cx = rng.uniform(0.15, 0.85, 2) * size
         ry, rx = rng.uniform(0.7, 1.4, 2) * min(size)
         distance = np.minimum(distance, np.hypot((y - cy) / ry, (x - cx) / rx))
-    field = distance + 0.06 * _noise(rng, size, 7) + 0.012 * _noise(rng, size, 1.5)
+    field = distance + 0.06 * noise(rng, size, 7) + 0.012 * noise(rng, size, 1.5)
     cover = (field < np.quantile(field, rng.uniform(0.06, 0.24))).astype(np.float32)
-    rough = 0.6 * _noise(rng, size, 0.9) + 0.8 * _noise(rng, size, 2)
+    rough = 0.6 * noise(rng, size, 0.9) + 0.8 * noise(rng, size, 2)
     return cover, -rng.uniform(0.22, 0.38) + 0.13 * rough
 
 
-def _scratches(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def scratches(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return cover and change of brightness of thin bright curves, 2 to 9 px wide."""
     cover = np.zeros(size, np.float32)
     shade = np.zeros(size, np.float32)
@@ -195,10 +195,10 @@ def _scratches(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
         reach = rng.uniform(0.2, 0.55) * min(size) * direction
         bend = centre + rng.uniform(-0.12, 0.12) * min(size) * direction[::-1] * (1, -1)
         width = rng.uniform(5, 9) * np.interp(LINE_STEPS, (0, 0.25, 0.8, 1), (0.4, 1, 0.8, 0.3))
-        line = _line(size, (centre - reach, bend, centre + reach), width)
-        shade = np.where(line > cover, rng.uniform(0.28, 0.65), shade)
-        cover = np.maximum(cover, line)
-    return cover, shade * np.clip(1 + 0.2 * _noise(rng, size, 5), 0.6, 1.4)
+        stroke = line(size, (centre - reach, bend, centre + reach), width)
+        shade = np.where(stroke > cover, rng.uniform(0.28, 0.65), shade)
+        cover = np.maximum(cover, stroke)
+    return cover, shade * np.clip(1 + 0.2 * noise(rng, size, 5), 0.6, 1.4)
 
 
 def _add_marks(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -207,14 +207,14 @@ def _add_marks(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     if rng.random() < 0.45:
         ends = rng.uniform(-0.1, 1.1, (2, 2)) * size
         ends[:, rng.integers(2)] *= (0, 1)
-        line = _line(size, (ends[0], ends.mean(axis=0), ends[1]), rng.uniform(4, 7))
+        stroke = line(size, (ends[0], ends.mean(axis=0), ends[1]), rng.uniform(4, 7))
         inks = ((0.10, 0.15, 0.55), (0.60, 0.10, 0.12), (0.95, 0.85, 0.30), (0.25, 0.85, 0.55))
-        alpha = rng.uniform(0.55, 0.85) * line[..., None]
+        alpha = rng.uniform(0.55, 0.85) * stroke[..., None]
         image = image * (1 - alpha) + alpha * np.array(inks[rng.integers(len(inks))])
     for _ in range(rng.integers(0, 3)):
-        blob = _blob(rng, size, 0.08, 0.2, softness=2.5)
-        rim = 4 * blob * (1 - blob)
-        stain = (0.08 * blob + 0.16 * rim)[..., None] * np.array((0.6, 1.0, 1.7))
+        drop = blob(rng, size, 0.08, 0.2, softness=2.5)
+        rim = 4 * drop * (1 - drop)
+        stain = (0.08 * drop + 0.16 * rim)[..., None] * np.array((0.6, 1.0, 1.7))
         image = image * (1 - rng.uniform(0.5, 1.0) * stain)
     return image.astype(np.float32)
 
@@ -227,71 +227,11 @@ def _add_light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     light = 1 + rng.uniform(0.05, 0.22) * (np.sin(angle) * y + np.cos(angle) * x)
     light -= rng.uniform(0.0, 0.15) * (x**2 + y**2) / 2
     for _ in range(rng.integers(0, 3)):
-        light *= 1 - rng.uniform(0.2, 0.45) * _blob(rng, size, 0.12, 0.3, softness=8)
+        light *= 1 - rng.uniform(0.2, 0.45) * blob(rng, size, 0.12, 0.3, softness=8)
     gloss = np.zeros(size, np.float32)
     for _ in range(rng.integers(0, 4)):
-        gloss += rng.uniform(0.12, 0.35) * _blob(rng, size, 0.05, 0.13, softness=5)
+        gloss += rng.uniform(0.12, 0.35) * blob(rng, size, 0.05, 0.13, softness=5)
     return image * light[..., None] + gloss[..., None]
-
-
-def _blob(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    smallest: float,
-    largest: float,
-    softness: float,
-) -> np.ndarray:
-    """Return an irregular blob, (H, W) in [0, 1], with an edge of `softness` px standard deviation.
-
-    `smallest` and `largest` bound its two radii in short sides.
-    """
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    cy, cx = rng.uniform(0.05, 0.95, 2) * size
-    ry, rx = rng.uniform(smallest, largest, 2) * min(size)
-    distance = np.hypot((y - cy) / ry, (x - cx) / rx) + 0.12 * _noise(rng, size, 8)
-    return cv2.GaussianBlur((distance < 1).astype(np.float32), (0, 0), softness)
-
-
-def _line(
-    size: tuple[int, int],
-    points: tuple[np.ndarray, np.ndarray, np.ndarray],
-    width: float | np.ndarray,
-) -> np.ndarray:
-    """Return which share of each pixel a quadratic curve covers, (H, W) in [0, 1].
-
-    Args:
-        size: (H, W).
-        points: start, control point and end as (y, x) pixels; may lie outside.
-        width: in pixels; one number, or one for each of LINE_STEPS.
-    """
-    fine = 4  # drawn so many times larger, then averaged
-    t = LINE_STEPS[:, None]
-    start, control, end = points
-    curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
-    path = np.round(curve[:, ::-1] * fine).astype(int).tolist()
-    thickness = np.broadcast_to(np.maximum(1, np.round(np.multiply(width, fine))), len(path))
-    canvas = np.zeros((size[0] * fine, size[1] * fine), np.float32)
-    for here, there, thick in zip(path, path[1:], thickness[1:].astype(int).tolist(), strict=False):
-        cv2.line(canvas, here, there, 1.0, thick)
-    return cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA)
-
-
-def _noise(
-    rng: np.random.Generator, size: tuple[int, int], sigma_y: float, sigma_x: float | None = None
-) -> np.ndarray:
-    """Return smooth noise (H, W) float32 of mean 0 and deviation 1."""
-    white = rng.standard_normal(size, dtype=np.float32)
-    smooth = cv2.GaussianBlur(white, (0, 0), sigmaX=sigma_x or sigma_y, sigmaY=sigma_y)
-    return (smooth - smooth.mean()) / smooth.std()
-
-
-def _tilted(texture: np.ndarray, size: tuple[int, int], degrees: float) -> np.ndarray:
-    """Rotate a texture about its centre and cut `size` out of its middle."""
-    height, width = texture.shape
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
-    turned = cv2.warpAffine(texture, turn, (width, height))
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return turned[top : top + size[0], left : left + size[1]]
 
 
 def _read_marker(root: Path) -> dict | None:

@@ -127,8 +127,9 @@ class DetailedScores:
         """Return the scores; None where the images do not tell.
 
         Returns:
-            pixel_accuracy; dice and boundary_f1 (see there), a list with one entry per class (dice
-            with the background first); false_alarms, regions per defect-free image;
+            pixel_accuracy; area_ratio, the predicted area of all defects in % of the true one;
+            dice and boundary_f1 (see there), a list with one entry per class (dice with the
+            background first); false_alarms, regions per defect-free image;
             miou_interval, (low, high) of 95 % of `rounds` sets of as many groups of images, drawn
             with repetition; and of maps pixel_auroc, aupro, max_f1 of pixels, image_auroc of the
             image scores.
@@ -144,6 +145,7 @@ class DetailedScores:
         one_sided = (total.sum(axis=0)[1:] > 0) != (total.sum(axis=1)[1:] > 0)
         scores: dict[str, Any] = {
             "pixel_accuracy": float(100 * hit.sum() / total.sum()),
+            "area_ratio": _numbers(_share(total[:, 1:].sum(), total[1:].sum())[None])[0],
             "dice": _numbers(_share(2 * hit, both)),
             "boundary_f1": _numbers(boundary_f1(self._borders, one_sided)),
             "false_alarms": float(np.mean(self._alarms)) if self._alarms else None,

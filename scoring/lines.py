@@ -111,6 +111,7 @@ def detailed_lines(scores: dict[str, Any], class_names: Sequence[str]) -> list[l
             lines.append([f"{name} {of_class}", percent(value)])
     for key, name in (
         ("pixel_accuracy", "pixel accuracy"),
+        ("area_ratio", "area of the true one"),
         ("pixel_auroc", "pixel AUROC"),
         ("aupro", f"AUPRO (FPR {MAX_FPR})"),
         ("max_f1", "pixel max F1"),

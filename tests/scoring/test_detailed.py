@@ -26,6 +26,9 @@ def test_dice_accuracy_and_false_alarms_by_hand():
     assert scores["dice"][1:] == pytest.approx([100 * 2 / 6, 100 * 2 / 6])
     assert scores["dice"][0] == pytest.approx(100 * 2 * 25 / (31 + 25))
     assert scores["pixel_accuracy"] == pytest.approx(100 * 27 / 34)
+    assert scores["area_ratio"] == pytest.approx(
+        100 * (3 + 6) / 3
+    )  # three in the first image, 3 + 3 in an empty one
     assert scores["false_alarms"] == 1.0  # two regions in one image, none in the other
     assert "aupro" not in scores
 

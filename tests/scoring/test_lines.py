@@ -108,6 +108,7 @@ def test_detailed_lines_name_what_was_counted():
         "dice": [99.0, 50.0, None],
         "boundary_f1": [33.333, None],
         "pixel_accuracy": 98.0,
+        "area_ratio": 115.5,
         "false_alarms": 0.25,
     }
     lines = [
@@ -118,6 +119,7 @@ def test_detailed_lines_name_what_was_counted():
         ["boundary F1 (2 px) dent", "33.33"],
         ["boundary F1 (2 px) scratch", "-"],
         ["pixel accuracy", "98.00"],
+        ["area of the true one", "115.50"],
     ]
     alarms = ["regions per defect-free image", "0.25"]
     assert detailed_lines(scores, NAMES[1:]) == [*lines, alarms]

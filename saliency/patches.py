@@ -4,8 +4,10 @@ Middle blocks tell texture and local structure, which a defect disturbs; the las
 objects. No network is trained here.
 """
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +20,7 @@ from configs import SaliencyConfig
 from models.backbones import create_feature_network, normalisation
 from models.device import amp_dtype, autocast
 
+KEPT_BYTES = 2**30  # of features, about 650 images of 448 x 448
 STEP = 32  # image sides become multiples of it, as CNNs halve five times; ViTs: of their patch
 
 
@@ -26,7 +29,7 @@ class Encoder:
     """Gives patch features of an image: (H, W, 3) uint8 RGB -> (h, w, D) float32.
 
     D holds `num_parts` parts of equal width and of length 1 each: features of the middle block,
-    then, where asked for, of the last one.
+    then, where asked for, of the last one. They are rounded to float16.
     """
 
     features: Callable[[np.ndarray], np.ndarray]
@@ -35,6 +38,35 @@ class Encoder:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the features of an image."""
         return self.features(image)
+
+
+class FeatureCache:
+    """Keeps the features of the images that were seen last, to at most `KEPT_BYTES`.
+
+    A generator learns from training images, is judged on some of them, and makes the maps of all;
+    generator auto does so twice. A pass through the network costs far more than a look here.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()  # oldest first
+        self._num_bytes = 0
+
+    def get(self, key: Hashable) -> np.ndarray | None:
+        """Return the features of a key, if they are still here."""
+        if key in self._arrays:
+            self._arrays.move_to_end(key)
+        return self._arrays.get(key)
+
+    def put(self, key: Hashable, features: np.ndarray) -> None:
+        """Keep features, and forget the oldest where there are too many."""
+        if key not in self._arrays:
+            self._num_bytes += features.nbytes
+        self._arrays[key] = features
+        while self._num_bytes > KEPT_BYTES:
+            self._num_bytes -= self._arrays.popitem(last=False)[1].nbytes
+
+
+_kept = FeatureCache()  # of this process
 
 
 def load_encoder(
@@ -69,7 +101,7 @@ def load_encoder(
     dtype = amp_dtype(device, "auto")
 
     @torch.inference_mode()
-    def features(image: np.ndarray) -> np.ndarray:
+    def compute(image: np.ndarray) -> list[np.ndarray]:
         height, width = fitted_size(image.shape[:2], image_size, multiple)
         shrinks = height < image.shape[0]
         resized = cv2.resize(
@@ -82,8 +114,22 @@ def load_encoder(
                 pixels, indices=[b - 1 for b in blocks], intermediates_only=True, stop_early=True
             )
         parts = [output[0].permute(1, 2, 0).float() for output in outputs]  # (h, w, D) each
-        parts = [nn.functional.normalize(part, dim=-1) for part in parts]
-        return torch.cat(parts, dim=-1).cpu().numpy()
+        return [nn.functional.normalize(part, dim=-1).half().cpu().numpy() for part in parts]
+
+    def features(image: np.ndarray) -> np.ndarray:
+        content = hashlib.sha256(np.ascontiguousarray(image)).digest()
+        network = (settings.backbone, settings.weights, image_size, str(device))
+        keys = [(network, block, image.shape, content) for block in blocks]
+        parts = [_kept.get(key) for key in keys]
+        if any(part is None for part in parts):
+            parts = compute(image)
+            for key, part in zip(keys, parts, strict=True):
+                _kept.put(key, part)
+        parts = [part.astype(np.float32) for part in parts]
+        lengths = [np.linalg.norm(part, axis=-1, keepdims=True) for part in parts]
+        return np.concatenate(
+            [part / np.maximum(n, 1e-12) for part, n in zip(parts, lengths, strict=True)], axis=-1
+        )
 
     return Encoder(features, len(blocks))
 

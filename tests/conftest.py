@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from datasets.files import write_image, write_mask
+from saliency import patches
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +22,12 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(min(2, before))
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_features_kept(monkeypatch) -> None:
+    """Let no test see features of an earlier one."""
+    monkeypatch.setattr(patches, "_kept", patches.FeatureCache())
 
 
 def _write_grey(path: Path, *row: int, mode: str = "L") -> None:

@@ -141,6 +141,60 @@ def test_random_features_are_the_same_in_every_call_and_leave_the_random_state(b
     np.testing.assert_array_equal(load_encoder(settings, 128, CPU)(image), first)
 
 
+def counted(monkeypatch) -> list[tuple[int, ...]]:
+    """Collect the sizes of what networks are given."""
+    shapes = []
+    create = patches.create_feature_network
+
+    def create_counted(settings):
+        network = create(settings)
+        forward = network.forward_intermediates
+
+        def count(pixels, **options):
+            shapes.append(tuple(pixels.shape))
+            return forward(pixels, **options)
+
+        network.forward_intermediates = count
+        return network
+
+    monkeypatch.setattr(patches, "create_feature_network", create_counted)
+    return shapes
+
+
+def test_an_image_passes_a_network_once_whoever_asks(monkeypatch):
+    passed = counted(monkeypatch)
+    image, other = textured(60, 240)[0], textured(61, 240)[0]
+    both, middle = (
+        load_encoder(SETTINGS, 128, CPU, with_last=True),
+        load_encoder(SETTINGS, 128, CPU),
+    )
+    first = both(image)
+    width = first.shape[-1] // 2
+    np.testing.assert_array_equal(both(image.copy()), first)
+    np.testing.assert_array_equal(middle(image), first[..., :width])
+    assert len(passed) == 1
+    both(other)
+    load_encoder(SETTINGS, 96, CPU)(image)
+    assert len(passed) == 3
+
+
+def test_of_too_many_features_the_oldest_are_forgotten(monkeypatch):
+    passed = counted(monkeypatch)
+    images = [textured(60, 100 + i)[0] for i in range(4)]
+    encode = load_encoder(SETTINGS, 64, CPU)
+    one = encode(images[0]).size * 2  # float16
+    monkeypatch.setattr(patches, "KEPT_BYTES", 3 * one)
+    for image in images[1:3]:
+        encode(image)
+    encode(images[0])  # seen last
+    encode(images[3])
+    assert len(passed) == 4
+    encode(images[0])
+    assert len(passed) == 4
+    encode(images[1])
+    assert len(passed) == 5
+
+
 def test_the_middle_block_is_the_half_of_all_rounded_up(monkeypatch):
     asked = []
 

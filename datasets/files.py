@@ -9,18 +9,20 @@ import io
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from datasets import decoding
 from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record, check_num_classes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_BYTES = 2**30  # of the arrays of a CAM file, unpacked
 HIGHEST_INDEX = 31  # a grey mask whose values end there or below may hold indices, or 0 and 1
 
 
@@ -75,13 +77,18 @@ def read_image(path: Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not a picture, or damaged.
     """
-    data = _read_bytes(path, "an image")
-    try:
-        pixels = _decode_colour(data)
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise _damaged(path, "PNG, JPEG, BMP, TIFF or WebP", str(error)) from error
-    pixels = _to_8_bit(pixels, path)
+    pixels = decoding.to_8_bit(decoding.read_colour(path), path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return the (H, W) that `read_image` gives, from the head of the file where that tells.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or damaged.
+    """
+    return decoding.size(path)
 
 
 def read_saliency(path: Path) -> np.ndarray:
@@ -91,7 +98,9 @@ def read_saliency(path: Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not a picture, or damaged.
     """
-    return _to_8_bit(_read_grey(path, "a saliency map"), path).astype(np.float32) / 255
+    return (
+        decoding.to_8_bit(decoding.read_grey(path, "a saliency map"), path).astype(np.float32) / 255
+    )
 
 
 def read_mask(path: Path, num_classes: int) -> np.ndarray:
@@ -105,7 +114,7 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
         ValueError: other values, too many classes, more than one channel, or a damaged file.
     """
     check_num_classes(num_classes, path)
-    mask = _read_single_channel(path, "a mask")
+    mask = decoding.read_single_channel(path, "a mask")
     wrong = np.setdiff1d(np.unique(mask), [*range(num_classes + 1), IGNORE])
     if wrong.size:
         raise ValueError(
@@ -128,7 +137,8 @@ def read_truth(record: Record, num_classes: int) -> np.ndarray:
     if record.mask_level == NO_DEFECT:
         return np.full(read_image(record.mask).shape[:2], BACKGROUND, np.uint8)
     if record.mask_names:
-        return read_outlines(record.mask, record.image, record.mask_names)
+        size = image_size(record.image)
+        return read_outlines(record.mask, record.image, size, record.mask_names)
     if record.mask_level is None:
         return read_mask(record.mask, num_classes)
     levels = read_levels(record.mask)
@@ -152,10 +162,10 @@ def read_levels(path: Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not a picture, or damaged.
     """
-    levels = _read_grey(path, "a mask")
+    levels = decoding.read_grey(path, "a mask")
     if np.issubdtype(levels.dtype, np.integer) and 0 <= levels.min() <= levels.max() <= 255:
         return levels.astype(np.uint8)
-    return _to_8_bit(levels, path)
+    return decoding.to_8_bit(levels, path)
 
 
 def write_atomically(path: Path, save: Callable[[Path], Any]) -> None:
@@ -177,6 +187,28 @@ def write_atomically(path: Path, save: Callable[[Path], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8."""
     write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a text file, all or none; one of a file that ends within a line is dropped."""
+    write_text(path, "".join(f"{line}\n" for line in [*read_lines(path), *lines]))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the whole lines of a text file; none of a file that is not there.
+
+    What a stopped program or a full disk has left of a last line is no line.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    if not path.is_file():
+        return []
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8, got: {error}. Correct the file.") from error
+    return lines
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -244,8 +276,12 @@ def read_cam(path: Path) -> Cam:
         ValueError: not such a file, arrays that do not fit together, or NaN and other numbers
             outside [0, 1].
     """
-    data = _read_bytes(path, "a CAM file")
+    data = decoding.read_bytes(path, "a CAM file")
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > MAX_BYTES:
+            raise ValueError(f"{size} bytes of arrays; at most {MAX_BYTES} are read")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             cam = Cam(
                 arrays["cam"].astype(np.float32),
@@ -253,91 +289,16 @@ def read_cam(path: Path) -> Cam:
                 arrays["scores"].astype(np.float32),
             )
     except Exception as error:  # zip, zlib and numpy raise nearly anything on damaged files
-        raise _damaged(path, "npz with cam, classes and scores", str(error)) from error
+        raise decoding.damaged(path, "npz with cam, classes and scores", str(error)) from error
     shapes_fit = cam.cam.ndim == 3 and cam.classes.shape == cam.cam.shape[:1]
     indices = [-1, *cam.classes.reshape(-1).tolist(), cam.scores.size]
     ascending = all(low < high for low, high in itertools.pairwise(indices))
     if not (shapes_fit and cam.scores.ndim == 1 and ascending):
         got = f"cam {cam.cam.shape}, classes {cam.classes.tolist()}, scores {cam.scores.shape}"
-        raise _damaged(path, "cam (M, H, W), M ascending classes under K and scores (K,)", got)
+        raise decoding.damaged(
+            path, "cam (M, H, W), M ascending classes under K and scores (K,)", got
+        )
     for name, values in (("cam", cam.cam), ("scores", cam.scores)):
         if values.size and not 0 <= values.min() <= values.max() <= 1:  # NaN is neither
-            raise _damaged(path, f"{name} in [0, 1]", f"{values.min()}..{values.max()}")
+            raise decoding.damaged(path, f"{name} in [0, 1]", f"{values.min()}..{values.max()}")
     return cam
-
-
-def _read_bytes(path: Path, what: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        folder = Path(path).parent
-        count = len(list(folder.iterdir())) if folder.is_dir() else 0
-        state = f"holds {count} other files" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path}: expected {what}; its folder {state}.") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"{path}: expected {what}, got a folder.") from error
-
-
-def _decode_colour(data: bytes) -> np.ndarray:
-    """Return (H, W, 3) colour or, of grey deeper than 8 bit, (H, W) levels."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-            deep = picture.mode.startswith(("I", "F"))
-            return np.array(picture if deep else picture.convert("RGB"))
-    except UnidentifiedImageError:
-        # Pillow lacks some deep colour TIFF; OpenCV has them.
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-        if pixels is None:
-            raise ValueError("an unknown format" if data else "an empty file") from None
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def _read_grey(path: Path, what: str) -> np.ndarray:
-    """Read a picture of any mode as (H, W) grey levels, of the depth that it has."""
-    data = _read_bytes(path, what)
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            deep = picture.mode.startswith(("I", "F"))
-            pixels = np.array(picture if deep else picture.convert("L"))
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise _damaged(path, "a grey picture", str(error)) from error
-    return pixels
-
-
-def _read_single_channel(path: Path, what: str) -> np.ndarray:
-    """Read grey levels or palette indices as (H, W) uint8."""
-    data = _read_bytes(path, what)
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            mode = picture.mode
-            pixels = np.array(picture)
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise _damaged(path, "a grey or palette picture", str(error)) from error
-    if mode == "RGB" and (pixels == pixels[..., :1]).all():  # grey saved as colour
-        pixels = pixels[..., 0]
-    if pixels.ndim != 2:
-        raise _damaged(path, "one channel", f"mode {mode}")
-    whole = pixels.dtype.kind in "bui"
-    if whole and pixels.min() >= 0 and pixels.max() <= IGNORE:
-        return pixels.astype(np.uint8)
-    raise _damaged(path, f"values 0..{IGNORE}", f"{pixels.min()}..{pixels.max()}")
-
-
-def _to_8_bit(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Scale 16-bit levels to uint8; pass uint8 through."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    whole = np.issubdtype(pixels.dtype, np.integer)
-    if not whole or pixels.min() < 0 or pixels.max() > 65535:
-        got = f"{pixels.dtype} from {pixels.min()} to {pixels.max()}"
-        raise ValueError(f"{path}: expected 8 or 16 bit levels, got {got}. Convert it first.")
-    return np.round(pixels / 257).astype(np.uint8)
-
-
-def _damaged(path: Path, expected: str, got: str) -> ValueError:
-    got = " ".join(got.split())
-    return ValueError(f"{path}: expected {expected}, got: {got}. Replace or remove the file.")

@@ -6,35 +6,120 @@ Where two overlap, the later one is on top. COCO's crowd regions are defects lik
 some tools mark every painted region so.
 """
 
-import base64
 import functools
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
+from pydantic import BaseModel, Field, ValidationError
 
+from datasets import areas
+from datasets.areas import Coordinate, Point, Size
 from datasets.record import BACKGROUND
 
 CIRCLE_CORNERS = 64
-SHAPE_TYPES = ("polygon", "rectangle", "circle", "mask")  # of LabelMe; lines have no area
+
+Id = int | str
+Side = Annotated[int, Field(ge=1)]
+
+
+class Shape(BaseModel):
+    """A shape of a LabelMe file; its lines have no area."""
+
+    label: str
+    points: list[Point]
+    shape_type: Literal["polygon", "rectangle", "circle", "mask"] = "polygon"
+    mask: str = ""
+
+    def area(self, size: Size) -> np.ndarray:
+        """Return (H, W) bool of what the shape covers."""
+        needed = {"rectangle": 2, "circle": 2, "mask": 1}.get(self.shape_type, 0)
+        if len(self.points) < needed:
+            raise ValueError(f"{needed} points of a {self.shape_type}, got {len(self.points)}")
+        if self.shape_type == "mask":
+            return areas.of_picture(self.mask, self.points[0], size)
+        return areas.of_polygons([self._corners()], size)
+
+    def _corners(self) -> list[Point]:
+        if self.shape_type == "polygon":
+            return self.points
+        first, last = self.points[0], self.points[-1]
+        if self.shape_type == "rectangle":
+            return [first, (last[0], first[1]), last, (first[0], last[1])]
+        radius = math.dist(first, last)
+        turns = [2 * math.pi * i / CIRCLE_CORNERS for i in range(CIRCLE_CORNERS)]
+        return [(first[0] + radius * math.cos(t), first[1] + radius * math.sin(t)) for t in turns]
+
+
+class LabelMe(BaseModel):
+    """A LabelMe file."""
+
+    shapes: list[Shape]
+    imageHeight: Side  # noqa: N815
+    imageWidth: Side  # noqa: N815
+
+
+class CocoImage(BaseModel):
+    """An image of a COCO file."""
+
+    id: Id
+    file_name: str
+    height: Side
+    width: Side
+
+
+class CocoCategory(BaseModel):
+    """A class of a COCO file."""
+
+    id: Id
+    name: str
+
+
+class CocoAnnotation(BaseModel):
+    """An outline of a COCO file; what it encloses is looked at when it is drawn."""
+
+    image_id: Id
+    category_id: Id
+    segmentation: Any
+
+
+class Coco(BaseModel):
+    """A COCO file."""
+
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+class RunLengths(BaseModel):
+    """Of a COCO annotation."""
+
+    size: tuple[int, int]
+    counts: list[int] | str
+
+
+class Polygons(BaseModel):
+    """Of a COCO annotation: x, y, x, y, ... each."""
+
+    polygons: list[list[Coordinate]]
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class CocoFile:
     """What a COCO file says of each image, found by file name."""
 
-    images: dict[str, list[tuple[PurePosixPath, dict[str, Any]]]]  # file name -> path, image
-    annotations: dict[int, list[dict[str, Any]]]  # by image id
-    categories: dict[int, str]
+    images: dict[str, list[tuple[PurePosixPath, CocoImage]]]  # file name -> path, image
+    annotations: dict[Id, list[CocoAnnotation]]  # by image id
+    categories: dict[Id, str]
 
-    def image_of(self, picture: Path) -> dict[str, Any] | None:
+    def image_of(self, picture: Path) -> CocoImage | None:
         """Return the entry whose path ends the picture's, the longest if several do, or None."""
         parts = picture.parts
         ends = [
@@ -45,37 +130,31 @@ class CocoFile:
         return self.images[picture.name][max(ends)[1]][1] if ends else None
 
 
-def read_outlines(path: Path, picture: Path, class_names: Sequence[str]) -> np.ndarray:
-    """Draw the outlines of one image as (H, W) uint8 mask values, H and W as the file has them.
+def read_outlines(path: Path, picture: Path, size: Size, class_names: Sequence[str]) -> np.ndarray:
+    """Draw the outlines of one image as (H, W) uint8 mask values.
+
+    What lies outside of the image is cut off.
 
     Args:
         path: LabelMe or COCO file.
         picture: the image, by which its shapes are found in a COCO file.
+        size: (H, W) of the image.
         class_names: mask value k + 1 goes by the name k.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, an image or a name that it does not know, or no area.
+        ValueError: not such a file, an image or a name that it does not know, an image of another
+            size, or no area.
     """
     content = _read_json(path)
+    coco = None if "shapes" in content else read_coco(path)
+    truth = np.full(size, BACKGROUND, np.uint8)
     try:
-        if "shapes" in content:
-            size = int(content["imageHeight"]), int(content["imageWidth"])
-            areas = _labelme_areas(content["shapes"], size)
-        else:
-            coco = read_coco(path)
-            image = coco.image_of(picture)
-            if image is None:
-                raise ValueError(f"an entry of {picture.name}, got none")
-            size = int(image["height"]), int(image["width"])
-            areas = _coco_areas(coco, image["id"], size)
-        truth = np.full(size, BACKGROUND, np.uint8)
-        for name, area in areas:
+        drawn = _coco(coco, picture, size) if coco else _labelme(content, size)
+        for name, area in drawn:
             if name not in class_names:
                 raise ValueError(f"names of {', '.join(class_names)}, got {name!r}")
             truth[area] = class_names.index(name) + 1
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path}: expected {_expected(content)}, got: {error!r}.") from error
     except ValueError as error:
         raise ValueError(f"{path}: expected {error}. Correct the annotation.") from error
     return truth
@@ -93,78 +172,69 @@ def read_coco(path: Path) -> CocoFile:
 
 @functools.lru_cache(maxsize=4)
 def _index_coco(path: Path, changed: int) -> CocoFile:
-    content = _read_json(path)
     try:
-        images: dict[str, list] = {}
-        for image in content["images"]:
-            file = PurePosixPath(image["file_name"].replace("\\", "/"))
-            file = PurePosixPath(*(part for part in file.parts if part != "."))
-            images.setdefault(file.name, []).append((file, image))
-        annotations: dict[int, list] = {}
-        for annotation in content["annotations"]:
-            annotations.setdefault(annotation["image_id"], []).append(annotation)
-        categories = {category["id"]: category["name"] for category in content["categories"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected {_expected({})}, got: {error!r}.") from error
-    return CocoFile(images, annotations, categories)
+        content = _checked(Coco, _read_json(path), "a LabelMe file (shapes) or a COCO file")
+    except ValueError as error:
+        raise ValueError(f"{path}: expected {error}. Export it again.") from error
+    images: dict[str, list] = {}
+    for image in content.images:
+        file = PurePosixPath(image.file_name.replace("\\", "/"))
+        file = PurePosixPath(*(part for part in file.parts if part != "."))
+        images.setdefault(file.name, []).append((file, image))
+    annotations: dict[Id, list] = {}
+    for annotation in content.annotations:
+        annotations.setdefault(annotation.image_id, []).append(annotation)
+    return CocoFile(images, annotations, {c.id: c.name for c in content.categories})
 
 
-def _coco_areas(
-    coco: CocoFile, image_id: int, size: tuple[int, int]
-) -> Iterator[tuple[str, np.ndarray]]:
-    for annotation in coco.annotations.get(image_id, ()):
-        yield coco.categories[annotation["category_id"]], _area(annotation["segmentation"], size)
+def _labelme(content: dict[str, Any], size: Size) -> Iterator[tuple[str, np.ndarray]]:
+    file = _checked(LabelMe, content, "a LabelMe file")
+    _check_size((file.imageHeight, file.imageWidth), size)
+    for shape in file.shapes:
+        yield shape.label, shape.area(size)
 
 
-def _labelme_areas(
-    shapes: Sequence[dict[str, Any]], size: tuple[int, int]
-) -> Iterator[tuple[str, np.ndarray]]:
-    for shape in shapes:
-        kind, points = shape.get("shape_type", "polygon"), shape["points"]
-        if kind not in SHAPE_TYPES:
-            raise ValueError(f"shapes of {', '.join(SHAPE_TYPES)}, got {kind!r}")
-        if kind == "mask":
-            with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as picture:
-                part = np.array(picture) > 0
-            left, top = (round(coordinate) for coordinate in points[0])
-            area = np.zeros(size, bool)
-            inside = area[top : top + part.shape[0], left : left + part.shape[1]]
-            inside |= part[: inside.shape[0], : inside.shape[1]]
-        else:
-            area = _area([_outline(kind, points)], size)
-        yield shape["label"], area
+def _coco(coco: CocoFile, picture: Path, size: Size) -> Iterator[tuple[str, np.ndarray]]:
+    image = coco.image_of(picture)
+    if image is None:
+        raise ValueError(f"an entry of {picture.name}, got none")
+    _check_size((image.height, image.width), size)
+    for annotation in coco.annotations.get(image.id, ()):
+        if annotation.category_id not in coco.categories:
+            raise ValueError(f"a category of id {annotation.category_id}, got none")
+        yield coco.categories[annotation.category_id], _coco_area(annotation.segmentation, size)
 
 
-def _outline(kind: str, points: Sequence[Sequence[float]]) -> list[float]:
-    """Return x, y, x, y, ... of the corners of a LabelMe shape."""
-    if kind == "polygon":
-        corners = points
-    elif kind == "rectangle":
-        (left, top), (right, bottom) = points
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    else:
-        (x, y), edge = points
-        radius = math.dist((x, y), edge)
-        turns = [2 * math.pi * i / CIRCLE_CORNERS for i in range(CIRCLE_CORNERS)]
-        corners = [(x + radius * math.cos(t), y + radius * math.sin(t)) for t in turns]
-    return [float(coordinate) for corner in corners for coordinate in corner]
-
-
-def _area(segmentation: list[list[float]] | dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Return (H, W) bool of polygons, or of run lengths with or without compression."""
-    height, width = size
+def _coco_area(segmentation: Any, size: Size) -> np.ndarray:
     if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != size:
-            raise ValueError(f"run lengths of size {size}, got {segmentation['size']}")
-        packed = segmentation
-        if isinstance(packed["counts"], list):
-            packed = coco_mask.frPyObjects(packed, height, width)
-        return coco_mask.decode(packed).astype(bool)
-    short = [outline for outline in segmentation if len(outline) < 6 or len(outline) % 2]
-    if short or not segmentation:
-        raise ValueError(f"outlines of three or more points, got {(short or ['none'])[0]}")
-    parts = coco_mask.frPyObjects(segmentation, height, width)
-    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+        packed = _checked(RunLengths, segmentation, "run lengths")
+        if packed.size != size:
+            raise ValueError(f"run lengths of size {size}, got {packed.size}")
+        return areas.of_run_lengths(packed.counts, size)
+    polygons = _checked(Polygons, {"polygons": segmentation}, "outlines").polygons
+    if odd := [polygon for polygon in polygons if len(polygon) % 2]:
+        raise ValueError(f"pairs of x and y, got {odd[0][:7]}")
+    return areas.of_polygons([[*zip(p[::2], p[1::2], strict=True)] for p in polygons], size)
+
+
+def _check_size(said: Size, size: Size) -> None:
+    if said != size:
+        raise ValueError(f"the size of the picture, {size}, got {said}")
+
+
+def _checked(schema: type[Schema], content: Any, what: str) -> Schema:
+    """Return content as a schema says it.
+
+    Raises:
+        ValueError: "<what> ..., got ..." of the first fault.
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        got = "" if fault["type"] == "missing" else f": {fault['input']!r:.40}"
+        raise ValueError(f"{what}, got at {where}{got} ({fault['msg']})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -172,14 +242,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: expected an annotation file, found none.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers of 4,300 digits
         raise ValueError(f"{path}: expected JSON, got: {error}. Export it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected {_expected({})}, got a {type(content).__name__}.")
+        raise ValueError(
+            f"{path}: expected a LabelMe file (shapes) or a COCO file (images, annotations, "
+            f"categories), got a {type(content).__name__}. Export it again."
+        )
     return content
-
-
-def _expected(content: dict[str, Any]) -> str:
-    if "shapes" in content:
-        return "a LabelMe file with imageHeight, imageWidth, and shapes with label and points"
-    return "a LabelMe file (shapes) or a COCO file (images, annotations, categories)"

@@ -1,4 +1,6 @@
+import os
 import re
+import struct
 from pathlib import Path
 
 import cv2
@@ -6,7 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from datasets.files import list_images, read_cam, read_image, read_mask, read_saliency, read_truth
+from datasets import files
+from datasets.files import (
+    Cam,
+    append_lines,
+    image_size,
+    list_images,
+    read_cam,
+    read_image,
+    read_lines,
+    read_mask,
+    read_saliency,
+    read_truth,
+    write_cam,
+)
 from datasets.record import NO_DEFECT, Record
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -97,7 +112,7 @@ def test_16_bit_colour_tiff_is_read_as_rgb_by_any_release(tmp_path, monkeypatch,
     cv2.imwrite(str(tmp_path / "a.tif"), blue_first)
     if not pillow_can:  # as older releases; OpenCV reads it, whose older releases lack the flag
 
-        def refuse(file: object) -> None:
+        def refuse(file: object, **how: object) -> None:
             raise UnidentifiedImageError("cannot identify image file")
 
         monkeypatch.setattr(Image, "open", refuse)
@@ -310,3 +325,94 @@ def test_truth_without_a_defect_is_background_of_the_size_of_the_image(tmp_path)
 def test_an_image_with_a_class_has_a_defect():
     with pytest.raises(ValueError, match="a: expected no classes without a defect"):
         Record("a", Path("a.png"), (1,), mask=Path("a.png"), mask_level=NO_DEFECT)
+
+
+def test_a_pipe_and_a_device_are_not_waited_for(tmp_path):
+    pipe = tmp_path / "p.png"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        for read in (read_image, read_saliency, lambda p: read_mask(p, 2), read_cam, image_size):
+            with pytest.raises(ValueError, match="got a pipe or a device"):
+                read(path)
+
+
+def test_pictures_of_other_kinds_are_refused_whatever_their_name(tmp_path):
+    path = tmp_path / "a.png"
+    frames = [Image.new("L", (9, 7), value) for value in (0, 200)]
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="expected PNG, JPEG, BMP, TIFF or WebP"):
+        read_image(path)
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n%%EndComments\n")
+    with pytest.raises(ValueError, match="an unknown format"):
+        read_image(path)
+
+
+def tiff_head(width: int, height: int, sample: int = 16) -> bytes:
+    """Return a TIFF of three channels that says its size and holds nothing."""
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, sample), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, 9)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+
+
+def test_a_head_that_names_a_huge_size_takes_no_memory(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: decoded.append(len(data)))
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_head(100_000, 100_000))
+    with pytest.raises(ValueError, match=r"a\.tif: expected PNG, JPEG, BMP, TIFF or WebP"):
+        read_image(path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"damaged" * 99)
+    with pytest.raises(ValueError, match=r"a\.tif: expected PNG"):
+        read_image(path)
+    assert decoded == []
+
+
+def test_the_size_of_a_picture_is_that_of_its_pixels(tmp_path):
+    for orientation in (1, 3, 6, 8):
+        path = tmp_path / f"{orientation}.jpg"
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (9, 7)).save(path, exif=exif)
+        assert image_size(path) == read_image(path).shape[:2]
+    with pytest.raises(ValueError, match="expected PNG"):
+        image_size(Path(__file__))
+
+
+def test_a_cam_file_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    write_cam(path, Cam(np.zeros((1, 300, 300)), np.array([0]), np.zeros(2)))
+    read_cam(path)
+    monkeypatch.setattr(files, "MAX_BYTES", 100_000)
+    with pytest.raises(ValueError, match=r"a\.npz: .* bytes of arrays; at most 100000"):
+        read_cam(path)
+
+
+def test_lines_are_added_whole_and_what_is_torn_is_dropped(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert read_lines(path) == []
+    append_lines(path, [])
+    assert path.read_bytes() == b""
+    append_lines(path, ["one", "two"])
+    assert path.read_bytes() == b"one\ntwo\n"
+    path.write_bytes(b"one\ntwo\nthr")  # a full disk
+    assert read_lines(path) == ["one", "two"]
+    append_lines(path, ["four"])
+    assert read_lines(path) == ["one", "two", "four"]
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl: expected UTF-8"):
+        read_lines(path)
+
+
+def test_a_line_is_not_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    append_lines(path, ["one"])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        append_lines(path, ["two"])
+    assert read_lines(path) == ["one"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]

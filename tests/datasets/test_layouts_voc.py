@@ -126,6 +126,10 @@ def test_voc_faults_are_named(voc, voc_annotation):
     (voc / "Annotations/2007_000061.xml").write_text("<annotation>")
     with pytest.raises(ValueError, match=r"0061\.xml: expected XML, got: no element found"):
         read("voc", voc)
+    encoded = '<?xml version="1.0" encoding="klingon"?><annotation/>'
+    (voc / "Annotations/2007_000061.xml").write_text(encoded)
+    with pytest.raises(ValueError, match=r"0061\.xml: expected XML, got: unknown encoding"):
+        read("voc", voc)
     (voc / "Annotations/2007_000061.xml").unlink()
     with pytest.raises(FileNotFoundError, match=r"0061\.xml: expected the annotation of an image"):
         read("voc", voc)

@@ -70,7 +70,7 @@ def test_labelme_shapes_are_drawn_in_order(tmp_path):
         (slice(1, 4), slice(2, 6), 1),
         (slice(3, 6), slice(4, 8), 2),  # on top where both are
     )
-    np.testing.assert_array_equal(read_outlines(path, tmp_path / "a.jpg", NAMES), expected)
+    np.testing.assert_array_equal(read_outlines(path, tmp_path / "a.jpg", SIZE, NAMES), expected)
 
 
 def test_labelme_circles_and_painted_masks_are_drawn(tmp_path):
@@ -87,7 +87,7 @@ def test_labelme_circles_and_painted_masks_are_drawn(tmp_path):
     )
     rows, columns = np.indices(SIZE) + 0.5  # centres
     disc = np.hypot(rows - 3.5, columns - 4.5)
-    truth = read_outlines(path, tmp_path / "a.jpg", NAMES)
+    truth = read_outlines(path, tmp_path / "a.jpg", SIZE, NAMES)
     dents = [(0, 0), (1, 2), (5, 8)]
     assert [tuple(p) for p in np.argwhere(truth == 2)] == dents
     away = np.ones(SIZE, bool)
@@ -169,31 +169,34 @@ def test_reading_a_data_set_opens_no_outline(tmp_path):
     ("shapes", "message"),
     [
         ([shape("hole", "rectangle", (0, 0), (1, 1))], "names of crack, dent, got 'hole'"),
-        ([shape("dent", "linestrip", (0, 0), (1, 1))], "shapes of polygon, .* got 'linestrip'"),
+        (
+            [shape("dent", "linestrip", (0, 0), (1, 1))],
+            "shapes.0.shape_type: 'linestrip' .*'polygon'",
+        ),
         ([shape("dent", "polygon", (0, 0), (1, 1))], "outlines of three or more points"),
-        ([{"label": "dent"}], "shapes with label and points, got: KeyError.'points'"),
+        ([{"label": "dent"}], "a LabelMe file, got at shapes.0.points .Field required"),
     ],
 )
 def test_faulty_shapes_are_named(tmp_path, shapes, message):
     path = labelme(tmp_path / "a.json", *shapes)
     with pytest.raises(ValueError, match=rf"a\.json: expected .*{message}"):
-        read_outlines(path, tmp_path / "a.jpg", NAMES)
+        read_outlines(path, tmp_path / "a.jpg", SIZE, NAMES)
 
 
 def test_faulty_files_are_named(tmp_path):
     image = picture(tmp_path / "parts/dent/a.png")
     with pytest.raises(FileNotFoundError, match=r"a\.json: expected an annotation file"):
-        read_outlines(tmp_path / "a.json", image, NAMES)
+        read_outlines(tmp_path / "a.json", image, SIZE, NAMES)
     for text, message in (("{", "expected JSON"), ("[]", "a LabelMe file .* got a list")):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ValueError, match=message):
-            read_outlines(tmp_path / "a.json", image, NAMES)
+            read_outlines(tmp_path / "a.json", image, SIZE, NAMES)
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(ValueError, match="or a COCO file .* KeyError.'images'"):
-        read_outlines(tmp_path / "a.json", image, NAMES)
+    with pytest.raises(ValueError, match="or a COCO file, got at images .Field required"):
+        read_outlines(tmp_path / "a.json", image, SIZE, NAMES)
     file = coco(tmp_path / "b.json", {1: "x.png"}, [])
     with pytest.raises(ValueError, match=r"b\.json: expected an entry of a\.png, got none"):
-        read_outlines(file, image, NAMES)
+        read_outlines(file, image, SIZE, NAMES)
     with pytest.raises(ValueError, match=r"b\.json: expected file names of the images"):
         read("folder", tmp_path / "parts", annotations=str(file))
     with pytest.raises(FileNotFoundError, match=r"c\.json: expected an annotation file"):
@@ -203,5 +206,5 @@ def test_faulty_files_are_named(tmp_path):
 def test_run_lengths_of_another_size_are_refused(tmp_path):
     image = picture(tmp_path / "a.png")
     wrong = [{"image_id": 1, "category_id": 5, "segmentation": {"size": [3, 3], "counts": [9]}}]
-    with pytest.raises(ValueError, match=r"run lengths of size \(7, 9\), got \[3, 3\]"):
-        read_outlines(coco(tmp_path / "a.json", {1: "a.png"}, wrong), image, NAMES)
+    with pytest.raises(ValueError, match=r"run lengths of size \(7, 9\), got \(3, 3\)"):
+        read_outlines(coco(tmp_path / "a.json", {1: "a.png"}, wrong), image, SIZE, NAMES)

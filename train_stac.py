@@ -145,13 +145,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             state["best"] = loss if is_best else best
         line["seconds"] = round(time.monotonic() - started, 1)
 
-        # Files: the best weights first, as a resume from checkpoint.pt takes them for written.
+        # Files: checkpoint.pt last, as a resume from it takes the others for written.
         if ranks.is_first():
+            log.write(line)
             if is_best:
                 best = {"model": model.state_dict(), "progress": dict(state)}
                 save_checkpoint(run.stac_dir / "best.pt", facts | best)
             save_checkpoint(path, facts | training_state(model, optimizer, scaler, state))
-            log.write(line)
     bar.close()
     if not ranks.is_first():
         return

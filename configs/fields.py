@@ -1,5 +1,6 @@
 """Types of settings: choices, and numbers with their bounds."""
 
+import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -31,4 +32,12 @@ def _side(value: int) -> int:
     return value
 
 
+def _network(value: str) -> str:
+    # "hf-hub:..." and folders would be asked for, whatever a checkpoint names.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+        raise ValueError("the name of an architecture, such as vit_small_patch14_dinov2")
+    return value
+
+
 Side = Annotated[Count, AfterValidator(_side)]
+NetworkName = Annotated[str, AfterValidator(_network)]

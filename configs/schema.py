@@ -17,6 +17,7 @@ from configs.fields import (
     Count,
     Generator,
     LabelOrigin,
+    NetworkName,
     PositiveFloat,
     PositiveInt,
     Share,
@@ -104,7 +105,7 @@ class SaliencyConfig:
     """external: folder with <name>.png."""
     polarity: Literal["auto", "both", "dark", "bright"] = "auto"
     """contrast: side of its surface on which a defect lies; auto: learnt per class from labels."""
-    backbone: str = "vit_small_patch14_dinov2"
+    backbone: NetworkName = "vit_small_patch14_dinov2"
     """feature, normal, variation and the learned refinement: any timm ViT or CNN. The features are
     those of its middle block."""
     weights: str = "timm"
@@ -137,7 +138,7 @@ class RefinementConfig:
 class TrainConfig:
     """Training of the localiser (docs/method.md, A)."""
 
-    backbone: str = "deit_small_patch16_224"
+    backbone: NetworkName = "deit_small_patch16_224"
     """Any timm VisionTransformer with a class token, or a DINOv3 ViT."""
     pretrained: str = "timm"
     """timm (local file or download), none, or a .pth or .safetensors file."""
@@ -278,7 +279,7 @@ class SegmentationConfig:
 
     network: Literal["deeplabv3plus", "deeplabv3", "segformer", "unet"] = "deeplabv3plus"
     """deeplabv3 is torchvision's, the others are those of segmentation_models_pytorch."""
-    encoder: str = "efficientnet-b0"
+    encoder: NetworkName = "efficientnet-b0"
     """Any of segmentation_models_pytorch (segformer: mit_b0 to mit_b5), tu-<name> for one of timm;
     deeplabv3: resnet50 or resnet101."""
     pretrained: str = "imagenet"

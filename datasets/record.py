@@ -15,7 +15,7 @@ class Record:
     """One image with its image-level label and where its maps lie.
 
     Attributes:
-        name: unique in the data set; names every file made from the image.
+        name: unique in the data set; names every file made from the image, so it has no / in it.
         image: picture file.
         classes: ascending foreground indices in [0, K); empty means defect-free.
         mask: pixel ground truth, or None; evaluation only, training never opens it.
@@ -37,6 +37,11 @@ class Record:
     group: str = ""
 
     def __post_init__(self) -> None:
+        if not self.name.isprintable() or "/" in self.name or self.name in ("", ".", ".."):
+            raise ValueError(
+                f"{self.name!r}: expected a name that files can have, without / and control "
+                "characters, got another. Rename the picture, or correct the list that names it."
+            )
         if not self.group:
             object.__setattr__(self, "group", self.name)
         if list(self.classes) != sorted(set(self.classes)):

@@ -74,7 +74,12 @@ def read_state_dict(path: Path, setting: str) -> dict[str, Tensor]:
             f"and simple values ({type(error).__name__}). Set {setting} to another one."
         ) from error
     for wrapper in ("model", "state_dict", "teacher"):
-        state = state.get(wrapper, state)
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{path}: expected a weights file, a table of tensors, got a {type(state).__name__}. "
+            f"Set {setting} to another one."
+        )
     weights = {
         key.removeprefix("module.").removeprefix("backbone."): value.float()
         for key, value in state.items()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
+HIGHEST_CLASS = 253  # mask values are bytes, 0 is background and 255 ignored
 MAX_ROUNDING = 1e-4  # how far outside [0, 1] a CAM value may lie before it is refused
 
 # All that dictionaries of arrays take in pickle protocols 0 to 4.
@@ -42,8 +43,9 @@ def read_released_cam(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not table:
         return np.zeros((0, 0, 0), np.float32), np.zeros(0, np.int64)
     classes = sorted(table)
-    if classes[0] < 0:
-        raise _unreadable(path, "class indices from 0", f"class {classes[0]}")
+    if classes[0] < 0 or classes[-1] > HIGHEST_CLASS:
+        wrong = classes[0] if classes[0] < 0 else classes[-1]
+        raise _unreadable(path, f"class indices from 0 to {HIGHEST_CLASS}", f"class {wrong:.3g}")
     sizes = {table[k].shape for k in classes}
     if len(sizes) > 1:
         raise _unreadable(path, "maps of one size", f"{sorted(sizes)}")
@@ -80,7 +82,10 @@ def read_released_list(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a list file with one name a line, found none.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "one name a line, in UTF-8", str(error)) from error
     names = [line.strip() for line in lines if line.strip()]
     if not names or len(set(names)) < len(names):
         got = f"{len(names)} names, {len(set(names))} of them different"

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from timm.utils import ModelEmaV3
@@ -13,6 +14,16 @@ from torch import Tensor, nn
 
 from configs import Config, from_dict
 from datasets.files import write_atomically, write_json
+
+
+class Facts(BaseModel):
+    """What a checkpoint says beside its weights."""
+
+    config: dict[str, dict[str, Any]]
+    class_names: list[str]
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+    progress: dict[str, Any]
 
 
 class Checkpoint(dict):
@@ -30,6 +41,14 @@ class Checkpoint(dict):
         super().__init__(content)
         self.path = path
         self.config: Config = from_dict(content["config"])
+        try:
+            Facts.model_validate(content)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise ValueError(
+                f"expected {'.'.join(map(str, fault['loc']))} of a checkpoint: {fault['msg']}. "
+                "Make it anew."
+            ) from error
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -87,7 +106,7 @@ def load_checkpoint(path: Path, made_by: str) -> Checkpoint:
             f"than tensors and simple values ({type(error).__name__}). Make it anew."
         ) from error
     is_whole = isinstance(content, dict) and {"model", "config"} <= set(content)
-    if not is_whole or not isinstance(content["model"], dict):
+    if not is_whole or not all(isinstance(content[key], dict) for key in ("model", "config")):
         raise ValueError(f"{path}: expected a checkpoint of {made_by}, got another file.")
     for name, value in content["model"].items():
         is_float = isinstance(value, Tensor) and value.is_floating_point()

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datasets.files import write_text
+from datasets.files import append_lines, read_lines, write_text
 from datasets.sources import GROUPS_NAME
 from runfolder.results import not_a_result
 from runfolder.run import Run
@@ -109,9 +109,8 @@ class Marks:
             else:
                 path.unlink(missing_ok=True)
         if gone:
-            with (self.folder / "old_results.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(gone)
-            write_text(self.run.results_path, "".join(kept))
+            append_lines(self.folder / "old_results.jsonl", gone)
+            write_text(self.run.results_path, "".join(f"{line}\n" for line in kept))
         (self.folder / f"{stage.name}.started").unlink(missing_ok=True)
 
     def _results_of(self, stage: Stage) -> tuple[list[str], list[str]]:
@@ -120,8 +119,7 @@ class Marks:
         if not stage.kind or not path.is_file():
             return [], []
         gone, kept = [], []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             try:
                 is_of_stage = json.loads(line)["kind"] == stage.kind
             except (ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from configs import fingerprint
 from configs.fields import SPLITS
-from datasets.files import write_csv
+from datasets.files import append_lines, read_lines, write_csv
 from runfolder.run import KINDS, Run
 from scoring.lines import percent
 
@@ -67,12 +67,12 @@ def latest_results(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected results. Run evaluation.py with --kind first.")
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             row = json.loads(line)
             latest[_place(row)] = row
             _cells(row)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise not_a_result(path, number, line) from error
     return [latest[place] for place in sorted(latest)]
 
@@ -110,9 +110,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 def append_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON line a row; without rows the file is there all the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    append_lines(path, [json.dumps(row, allow_nan=False) for row in rows])
 
 
 def origin(run: Run | None = None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from datasets.files import append_lines, read_lines, write_text
+
 
 class TrainingLog:
     """Writes log.jsonl and tensorboard/ of a training's folder."""
@@ -26,13 +28,22 @@ class TrainingLog:
         Args:
             folder: stac/ or segmentation/ of a run.
             num_steps: of the whole training.
-            first_epoch: number of the next epoch, from 1; with 1 an earlier log is removed.
+            first_epoch: number of the next epoch, from 1; what an earlier log says of it and of
+                later ones is removed.
         """
         self.path = folder / "log.jsonl"
         self.num_steps = num_steps
-        if first_epoch == 1:
-            self.path.unlink(missing_ok=True)
+        kept = [line for line in read_lines(self.path) if self._epoch(line) < first_epoch]
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=first_epoch)
+
+    def _epoch(self, line: str) -> int:
+        try:
+            return int(json.loads(line)["epoch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: expected an epoch in each line, got {line:.40}. Remove the line."
+            ) from error
 
     def close(self) -> None:
         """Write what TensorBoard still holds back."""
@@ -44,8 +55,7 @@ class TrainingLog:
             key: {k: _number(v) for k, v in value.items()} if isinstance(value, Mapping) else value
             for key, value in line.items()
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain, allow_nan=False) + "\n")
+        append_lines(self.path, [json.dumps(plain, allow_nan=False)])
         for part in ("train", "val"):
             for name, value in line.get(part, {}).items():
                 self.writer.add_scalar(f"{name}/{part}", value, line["epoch"])

@@ -102,11 +102,7 @@ def load_encoder(
 
     @torch.inference_mode()
     def compute(image: np.ndarray) -> list[np.ndarray]:
-        height, width = fitted_size(image.shape[:2], image_size, multiple)
-        shrinks = height < image.shape[0]
-        resized = cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        )
+        resized = _resized(image, fitted_size(image.shape[:2], image_size, multiple))
         normalised = (resized.astype(np.float32) / 255 - mean) / std
         pixels = torch.from_numpy(normalised).permute(2, 0, 1)[None].to(device)  # (1, 3, H, W)
         with autocast(device, dtype):
@@ -140,6 +136,12 @@ def fitted_size(
     """Return the (H, W) in whole multiples, nearest to an area of `image_size` squared."""
     scale = image_size / math.sqrt(size[0] * size[1])
     return tuple(max(1, round(s * scale / m)) * m for s, m in zip(size, multiple, strict=True))
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] < image.shape[0]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(image, size[::-1], interpolation=how)
 
 
 def to_image_size(patch_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:

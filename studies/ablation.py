@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from configs import Config, fingerprint, load
 from configs.command_line import ROOT, load_run, run_stage, stage_parser
 from configs.fields import CAM_TYPES
+from datasets.files import read_lines
 
 VARIANTS = ("base", "contrast", "saliency", "full")
 RULES = ("agreement", "oracle")
@@ -169,9 +170,7 @@ class Job(NamedTuple):
 
 def results_of(run_dir: Path, config_sha: str, part: str) -> list[dict[str, Any]]:
     """Return the rows of a run that were scored with these settings on a part of the images."""
-    path = run_dir / "results.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = map(json.loads, lines)
+    rows = map(json.loads, read_lines(run_dir / "results.jsonl"))
     return [row for row in rows if (row["config_sha"], row["part"]) == (config_sha, part)]
 
 

@@ -111,7 +111,7 @@ def _read_annotation(path: Path) -> tuple[int, ...]:
         )
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # LookupError: its encoding
         raise ValueError(f"{path}: expected XML, got: {error}. Unpack it anew.") from error
     names = {o.findtext("name", "") for o in objects if o.findtext("difficult", "0") != "1"}
     unknown = sorted(names - set(VOC_CLASSES))

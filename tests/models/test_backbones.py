@@ -15,6 +15,7 @@ from models.backbones import (
     load_pretrained,
     load_weights,
     normalisation,
+    read_state_dict,
     whole_patches,
 )
 
@@ -112,6 +113,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="expected a weights file, got"):
         vit_of(TINY, tmp_path / "broken.pth", (224, 224))
+
+
+@pytest.mark.parametrize("content", [[1], None, {"model": None}, {"model": [1]}, 3])
+def test_a_file_that_holds_no_table_of_weights_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: expected a weights file, a table of tensors"):
+        read_state_dict(tmp_path / "a.pth", "train.pretrained")
 
 
 def test_weights_of_another_width_are_refused(tmp_path):

@@ -206,7 +206,8 @@ NAN = np.full((2, 3), np.nan, np.float32)
         ({0: ramp() * 2}, r"expected CAM values in \[0, 1\], got: 0\.\.2"),
         ({0: ramp() - 1}, r"expected CAM values in \[0, 1\], got: -1\.\.0"),
         ({0: np.zeros((0, 3), np.float32)}, r"expected CAM values in \[0, 1\], got: shape"),
-        ({-1: ramp()}, "expected class indices from 0, got: class -1"),
+        ({-1: ramp()}, "expected class indices from 0 to 253, got: class -1"),
+        ({10**30: ramp()}, r"expected class indices from 0 to 253, got: class 1e\+30"),
     ],
 )
 def test_foreign_contents_are_refused(tmp_path, content, message):

@@ -19,7 +19,8 @@ from runfolder.checkpoint import (
     training_state,
 )
 
-CONTENT = {
+FACTS = {"class_names": ["dent"], "mean": [0.5] * 3, "std": [0.5] * 3, "progress": {"step": 3}}
+CONTENT = FACTS | {
     "model": OrderedDict(weight=torch.arange(6.0).view(2, 3), half=torch.ones(2).half()),
     "config": {"train": {"image_size": [224, 192], "lr": 5e-3}, "loss": {"token": 0.5}},
     "class_names": ["inclusion", "patches"],
@@ -177,7 +178,7 @@ def test_resumed_training_equals_training_in_one_go(tmp_path):
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})
     progress = {"epoch": 2, "step": 6, "best_loss": float("inf")}
     state = training_state(stopped, optimizer, scaler, progress)
-    save_checkpoint(tmp_path / "a.pt", {**state, "config": {}})
+    save_checkpoint(tmp_path / "a.pt", {**FACTS, **state, "config": {}})
 
     resumed, optimizer, scaler = start()
     found = restore_training(load(tmp_path / "a.pt"), resumed, optimizer, scaler)
@@ -202,7 +203,7 @@ def test_averaged_weights_are_the_model_and_the_trained_ones_are_kept(tmp_path):
     train(model, optimizer, range(1))
     average.update(model)
     state = training_state(model, optimizer, scaler, {"epoch": 1}, average)
-    save_checkpoint(tmp_path / "a.pt", {**state, "config": {}})
+    save_checkpoint(tmp_path / "a.pt", {**FACTS, **state, "config": {}})
 
     other, optimizer, scaler = start()
     other_average = ModelEmaV3(other, decay=0.5)
@@ -252,7 +253,7 @@ def test_other_classes_or_another_order_of_them_are_refused(tmp_path):
 
 def test_weights_and_facts_come_back_from_two_files(tmp_path):
     weights = {"head.weight": torch.arange(6.0).view(2, 3).T}  # a view, not contiguous
-    facts = {"class_names": ["dent"], "config": {"train": {"lr": 0.1}}}
+    facts = FACTS | {"config": {"train": {"lr": 0.1}}}
     save_weights(tmp_path / "new/model.safetensors", weights, facts)
 
     found = load(tmp_path / "new/model.safetensors")
@@ -283,3 +284,31 @@ def test_weights_may_be_read_by_whom_the_umask_lets(tmp_path, umask):
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("model.json", "model.safetensors"), 0o666 & ~umask)
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"class_names": 3}, "expected class_names of a checkpoint"),
+        ({"class_names": [3]}, r"expected class_names\.0 of a checkpoint"),
+        ({"mean": [0.5]}, "expected mean of a checkpoint"),
+        ({"progress": None}, "expected progress of a checkpoint"),
+        ({"config": None}, "expected a checkpoint of train_stac.py, got another file"),
+        ({"config": {"train": 3}}, "train"),
+        ({"config": {"train": {"backbone": 3}}}, "backbone"),
+        ({"config": {"train": {"backbone": "hf-hub:someone/else"}}}, "the name of an architecture"),
+        ({"config": {"segmentation": {"encoder": "../../x"}}}, "the name of an architecture"),
+    ],
+)
+def test_facts_that_are_none_are_named(tmp_path, changes, got):
+    save_checkpoint(tmp_path / "a.pt", CONTENT | changes)
+    with pytest.raises(ValueError, match=rf"a\.pt: .*{got}") as raised:
+        load(tmp_path / "a.pt")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("missing", ["class_names", "config", "mean", "std", "progress", "model"])
+def test_a_checkpoint_without_a_fact_is_refused(tmp_path, missing):
+    save_checkpoint(tmp_path / "a.pt", {k: v for k, v in CONTENT.items() if k != missing})
+    with pytest.raises(ValueError, match=r"a\.pt: expected"):
+        load(tmp_path / "a.pt")

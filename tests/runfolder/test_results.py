@@ -49,6 +49,24 @@ def test_damaged_results_are_named_with_their_line(tmp_path, line):
         results_table(tmp_path / "results.jsonl")
 
 
+def test_figures_that_are_no_table_are_named(tmp_path):
+    row = json.loads(result()) | {"iou": None}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="line 1: expected a result of evaluation"):
+        results_table(tmp_path / "results.jsonl")
+
+
+def test_what_a_full_disk_left_of_a_last_line_is_no_result(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text(result())
+    whole = results_table(path)
+    path.write_text(result() + result()[:40])
+    assert results_table(path) == whole
+    append_results(path, [json.loads(result())])
+    assert path.read_text().count("\n") == 2
+    assert results_table(path) == whole
+
+
 def test_missing_results_say_how_to_get_them(tmp_path):
     expected = r"results\.jsonl: expected results\. Run evaluation\.py with --kind first\."
     with pytest.raises(FileNotFoundError, match=expected):

@@ -30,10 +30,12 @@ METAS = (
     MaskMeta({"pamr_steps": 10}, {"thresholds": [0.25, 0.5]}, ["a", "b"]),
 )
 
+FACTS = {"class_names": ["dent"], "mean": [0.5] * 3, "std": [0.5] * 3, "progress": {"step": 3}}
+
 
 def write_checkpoint(path: Path, **values: object) -> None:
     config = changed(Config(), values)
-    save_checkpoint(path, {"model": {"a": torch.zeros(1)}, "config": to_dict(config)})
+    save_checkpoint(path, FACTS | {"model": {"a": torch.zeros(1)}, "config": to_dict(config)})
 
 
 @pytest.mark.parametrize("meta", METAS, ids=lambda meta: type(meta).__name__)
@@ -167,7 +169,7 @@ def test_a_run_folder_of_an_earlier_version_is_refused_with_all_that_is_gone(tmp
     (tmp_path / "config.toml").unlink()
     config = to_dict(Config())
     config["train"]["ema"], config["segmentation"]["zoom"] = 0.5, 1.0
-    save_checkpoint(tmp_path / "stac/checkpoint.pt", {"model": {}, "config": config})
+    save_checkpoint(tmp_path / "stac/checkpoint.pt", FACTS | {"model": {}, "config": config})
     with pytest.raises(ValueError, match=rf"checkpoint\.pt: {expected}"):
         run_in(tmp_path)
 

@@ -48,3 +48,24 @@ def test_a_new_training_begins_a_new_log_and_a_resumed_one_goes_on(tmp_path):
         log.close()
         lines = (tmp_path / "log.jsonl").read_text().splitlines()
         assert [strict(line)["epoch"] for line in lines] == expected
+
+
+def test_an_epoch_that_is_trained_again_has_one_line(tmp_path):
+    # Killed after the line and before the checkpoint, in the middle of the next line.
+    log = TrainingLog(tmp_path, num_steps=36, first_epoch=1)
+    for epoch in (1, 2):
+        log.write({**LINE, "epoch": epoch})
+    log.close()
+    path = tmp_path / "log.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 3, "st')
+    log = TrainingLog(tmp_path, num_steps=36, first_epoch=2)
+    log.write({**LINE, "epoch": 2, "seconds": 9.0})
+    log.close()
+    lines = [strict(line) for line in path.read_text().splitlines()]
+    assert [(line["epoch"], line["seconds"]) for line in lines] == [(1, 3.2), (2, 9.0)]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_text("[]\n")
+    with pytest.raises(ValueError, match=r"log\.jsonl: expected an epoch in each line, got \[\]"):
+        TrainingLog(tmp_path, num_steps=36, first_epoch=2)

@@ -35,7 +35,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from configs.command_line import run_stage
-from datasets.files import list_images, read_image
+from datasets.files import list_images, read_image, temporary_name
 from datasets.transforms import as_image, eval_transform
 from inference.models import load_trained, run_in
 from inference.segment import network_from_checkpoint
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         program = traced(one)
         for form in args.format:
             path = to / f"{one.name}{FORMATS[form]}"
-            temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+            temporary = temporary_name(path)
             try:
                 try:
                     run_file = WRITERS[form](one, program, temporary)

@@ -26,7 +26,7 @@ import torch
 from configs.command_line import run_stage
 from datasets.files import list_images, write_csv, write_image, write_json, write_mask
 from datasets.pictures import paint_mask
-from datasets.record import Record
+from datasets.record import Record, check_name
 from execution import ranks
 from execution.progress import progress
 from inference.images import Picture, load_pictures
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "segmentation network, which needs no threshold. Leave --threshold out, or give a run "
             "without segmentation/."
         )
-    records = _without_outputs(find_images(args.images), to)
+    problems: dict[str, str] = {}
+    records = _without_outputs(find_images(args.images, problems), to)
     device = ranks.join(select_device(args.device))
     records = ranks.part(records, run.config.segmentation.batch_size)
     localiser = localiser_of(run, trained.localiser, device) if trained.localiser else None
-    problems: dict[str, str] = {}
     if trained.segmentation:
         segmenter = segmenter_of(run, trained.segmentation, device)
         predictions = segment(segmenter, localiser, records, problems)
@@ -130,8 +130,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def find_images(given: Sequence[str]) -> list[Record]:
+def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
     """Return a record of every picture, named by its path below the folder that was given.
+
+    Args:
+        given: pictures, folders, patterns.
+        problems: takes those whose names no file can have, name -> what is wrong.
 
     Raises:
         FileNotFoundError: a path or pattern leads to no picture.
@@ -141,6 +145,11 @@ def find_images(given: Sequence[str]) -> list[Record]:
     for entry in given:
         for file, relative in list_images(entry):
             name = "_".join(relative.with_suffix("").parts)
+            try:
+                check_name(name)
+            except ValueError as error:
+                problems[name] = str(error)
+                continue
             known = records.get(name)
             if known and known.image.resolve() != file.resolve():
                 raise ValueError(

@@ -9,7 +9,9 @@ import io
 import itertools
 import json
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record, check_num_classes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Of files that are being written, with the number of the process: never longer than names may be.
+TEMPORARY = re.compile(r"\.stac-(\d+)-[0-9a-f]{8}\.tmp(\.\w{1,11})?")
 MAX_BYTES = 2**30  # of the arrays of a CAM file, unpacked
 HIGHEST_INDEX = 31  # a grey mask whose values end there or below may hold indices, or 0 and 1
 
@@ -176,12 +180,36 @@ def write_atomically(path: Path, save: Callable[[Path], Any]) -> None:
         save: writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_name(path)
     try:
         save(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return under which name a file is written, beside its own, until it is whole."""
+    number = zlib.crc32(os.fsencode(path.name))
+    suffix = path.suffix if re.fullmatch(r"\.\w{1,11}", path.suffix) else ""
+    return path.with_name(f".stac-{os.getpid()}-{number:08x}.tmp{suffix}")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed programs have left half-written in a folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if (found := TEMPORARY.fullmatch(path.name)) and not _is_running(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 BACKGROUND = 0  # mask value of everything that is no defect
 IGNORE = 255  # mask value of pixels nobody is trained or scored on
 MAX_CLASSES = IGNORE - 1  # mask values are bytes; class k has the value k + 1
+MAX_NAME = 250  # bytes; file systems take 255, and endings come after it
 NO_DEFECT = 256  # mask level that no pixel reaches
 
 
@@ -37,11 +38,7 @@ class Record:
     group: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.isprintable() or "/" in self.name or self.name in ("", ".", ".."):
-            raise ValueError(
-                f"{self.name!r}: expected a name that files can have, without / and control "
-                "characters, got another. Rename the picture, or correct the list that names it."
-            )
+        check_name(self.name)
         if not self.group:
             object.__setattr__(self, "group", self.name)
         if list(self.classes) != sorted(set(self.classes)):
@@ -53,6 +50,21 @@ class Record:
                 f"{self.name}: a grey mask cannot tell {len(self.classes)} classes apart. "
                 "Give a mask of class indices."
             )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name under which no file can be written, or one elsewhere.
+
+    Raises:
+        ValueError: empty, too long, with / or control characters, or not in UTF-8.
+    """
+    is_plain = name.isprintable() and "/" not in name and name not in ("", ".", "..")
+    if not is_plain or len(name.encode()) > MAX_NAME:
+        raise ValueError(
+            f"{name!r:.300}: expected a name that files can have, of at most {MAX_NAME} bytes, "
+            "without / and control characters, got another. Rename the picture, or correct the "
+            "list that names it."
+        )
 
 
 def check_num_classes(num_classes: int, where: object) -> None:

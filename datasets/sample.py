@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from datasets.drawing import LINE_STEPS, blob, line, noise, tilted
-from datasets.files import write_csv, write_image, write_json, write_mask, write_text
+from datasets.files import TEMPORARY, write_csv, write_image, write_json, write_mask, write_text
 from datasets.record import BACKGROUND
 
 CLASS_NAMES = ("inclusion", "patches", "scratches")
@@ -249,7 +249,7 @@ def _read_marker(root: Path) -> dict | None:
             ) from error
         return {**marker, **counts}
     left_over = [path.name for path in root.iterdir()] if root.is_dir() else []
-    foreign = sorted(name for name in left_over if not name.startswith(f".{MARKER}."))
+    foreign = sorted(name for name in left_over if not TEMPORARY.fullmatch(name))
     if foreign:
         raise ValueError(
             f"{root}: expected an empty folder or a sample with {MARKER}, got "

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from configs import Config, to_toml
 from configs.command_line import load_run
-from datasets.files import write_json, write_text
+from datasets.files import remove_temporaries, write_json, write_text
 from datasets.sources import Data, read_data
 from execution import ranks
 
@@ -166,8 +166,10 @@ class Run:
         return _first_there(self.segmentation_dir, "checkpoint.pt", "best.pt")
 
     def save_config(self) -> None:
-        """Write the resolved config, which --config accepts again."""
+        """Write the resolved config, which --config accepts again; a stage begins with it."""
         if ranks.is_first():
+            for folder in (self.folder, self.stac_dir, self.segmentation_dir):
+                remove_temporaries(folder)
             write_text(self.config_path, to_toml(self.config))
 
     def command(self, script: str) -> str:
@@ -199,6 +201,7 @@ def open_run(args: argparse.Namespace) -> Run:
 def begin_folder(folder: Path) -> None:
     """Say that the files of a folder are not complete any more; then all ranks may write there."""
     if ranks.is_first():
+        remove_temporaries(folder)
         write_json(folder / "meta.json", UNFINISHED)
     ranks.wait()
 

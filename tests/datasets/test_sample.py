@@ -9,7 +9,7 @@ import pytest
 
 from configs import DataConfig
 from datasets import sample
-from datasets.files import read_image, read_mask
+from datasets.files import read_image, read_mask, temporary_name
 from datasets.sample import CLASS_NAMES, MATERIALS, make_image, make_surface, write_sample
 from datasets.sources import read_data
 
@@ -189,7 +189,7 @@ def test_a_stopped_first_call_is_completed(tmp_path, monkeypatch):
 
 
 def test_a_call_stopped_before_its_first_file_is_completed(tmp_path):
-    (tmp_path / ".sample.json.123.tmp").write_text("{")
+    temporary_name(tmp_path / "sample.json").write_text("{")
     write_sample(tmp_path, num_train=1, num_test=1, seed=0)
     assert json.loads((tmp_path / "sample.json").read_text())["complete"] is True
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 
@@ -265,6 +266,24 @@ def test_unreadable_pictures_are_named_after_the_others_are_done(run, photos, tm
     with pytest.raises(ValueError, match=r"1 of 2 pictures could not be read: .*broken\.jpg"):
         predicted(run, tmp_path / "to", broken, photos / "a.png")
     assert (tmp_path / "to/json/a.json").is_file()
+
+
+def test_a_name_that_no_file_can_have_is_one_pictures_problem(run, photos, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(photos / "a.png", folder / "a.png")
+    shutil.copy(photos / "a.png", folder / f"{'b' * 240}.png")
+    shutil.copy(photos / "a.png", os.fsencode(folder) + b"/c\xff.png")
+    (folder / "deep").mkdir()
+    shutil.copy(photos / "a.png", folder / f"deep/{'d' * 248}.png")
+    with pytest.raises(
+        ValueError, match="2 of 4 pictures could not be read: .*file.* can have"
+    ) as e:
+        predicted(run, tmp_path / "to", folder)
+    assert "\n" not in str(e.value)
+    with (tmp_path / "to/summary.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["a", "b" * 240]
+    assert (tmp_path / f"to/masks/{'b' * 240}.png").is_file()
 
 
 def test_what_cannot_be_done_is_said(run, photos, tmp_path):

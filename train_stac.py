@@ -29,6 +29,7 @@ from models.optim import (
     epoch_batches,
     epoch_seed,
     finite_or_raise,
+    finite_outputs_or_raise,
     mean_terms,
     optimizer_step,
     parameter_groups,
@@ -226,6 +227,7 @@ def validate(
         generator.manual_seed(epoch_seed(config.train.seed, number))
         with autocast(device, dtype):
             total, terms, score = batch_loss(model, batch, config, device, generator)
+        finite_outputs_or_raise(score)
         labels = batch["label"].numpy()
         found[number] = _numbers(total, terms), score.float().cpu().numpy(), labels
     for of_rank in ranks.gathered(found):

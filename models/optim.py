@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
 
 from configs import SegmentationConfig, TrainConfig
@@ -99,6 +99,19 @@ def finite_or_raise(values: dict[str, float], epoch: int, step: int) -> None:
         raise RuntimeError(
             f"loss: expected finite numbers, got {listed} in epoch {epoch}, step {step}. "
             "Lower the learning rate or set amp to off."
+        )
+
+
+def finite_outputs_or_raise(outputs: Tensor) -> None:
+    """Stop a training whose network answers NaN or infinity, which every measure would hide.
+
+    Raises:
+        RuntimeError: a value is not finite.
+    """
+    if not outputs.isfinite().all():
+        raise RuntimeError(
+            "validation: expected finite outputs of the network, got NaN or infinity. Lower the "
+            "learning rate or set amp to off."
         )
 
 

@@ -29,6 +29,7 @@ from models.optim import (
     epoch_batches,
     epoch_seed,
     finite_or_raise,
+    finite_outputs_or_raise,
     mean_terms,
     optimizer_step,
     parameter_groups,
@@ -213,6 +214,7 @@ def validate(
     for _, batch in validation_batches(dataset, batch_size, workers):
         with autocast(device, dtype):
             logits = model(batch["image"].to(device))
+        finite_outputs_or_raise(logits)
         matrix.update(batch["map"][:, 0].numpy(), logits.argmax(1).cpu().numpy())
     matrix.counts = sum(ranks.gathered(matrix.counts))
     return {"miou": matrix.miou()}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,16 @@ def test_a_measure_that_is_no_number_is_null_in_the_log(root, monkeypatch):
     (line,) = train(root, "stac", "train.epochs=1")  # without --resume, the log begins anew
     assert line["val"]["map"] is None
     assert line["val"]["total"] > 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "section"), [("stac", "train"), ("segmentation", "segmentation")]
+)
+def test_a_learning_rate_that_breaks_the_weights_ends_with_a_line(root, tmp_path, stage, section):
+    shutil.copytree(root, tmp_path / "copy")
+    shutil.rmtree(tmp_path / f"copy/run/{stage}")
+    broken = [f"{section}.lr=1e30", f"{section}.epochs=1", f"{section}.max_steps=1"]
+    with pytest.raises(
+        RuntimeError, match=r"(validation|loss): expected finite .* Lower the learn"
+    ):
+        train(tmp_path / "copy", stage, *broken, f"{section}.warmup_epochs=0.0")

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stac_from_checkpoint(content)
     except ValueError as error:
         raise ValueError(f"{args.file}: expected weights of {train.backbone}: {error}") from error
-    run.save_config()
+    run.begin_stage(run.stac_dir)
     save_checkpoint(target, content)
     print(
         f"wrote {target}: {train.backbone} with {len(class_names)} class tokens at "

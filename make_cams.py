@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = args.split or run.data.default_splits(run.config.data.eval_split)
     records = run.data.records(splits)
 
-    run.save_config()
     folders = {(t, labels): run.cam_dir(t, labels) for t in cam.types for labels in cam.labels}
+    run.begin_stage(*folders.values())
     for folder in folders.values():
         begin_folder(folder)
     own = ranks.part(records, cam.batch_size)

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         require_files(run.data.split(split), cams.cam_dir, ".npz", made_by)
 
     # The thresholds, of these maps and of those of new images.
-    run.save_config()
+    run.begin_stage(run.pseudo_label_dir)
     begin_folder(run.pseudo_label_dir)
     thresholds = cams.thresholds(settings.threshold_rule)
     listed = ", ".join(f"{n} {t:.3f}" for n, t in zip(class_names, thresholds, strict=True))

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = ranks.join(select_device(args.device))
     run = Run(run.folder, changed(run.config, _flags(run.config, args)))
     config, data = run.config, run.data
-    run.save_config()
+    run.begin_stage(run.saliency_dir)
     for line in draw_warnings(data):
         print(f"warning: {line}")
     splits = args.split or data.default_splits(config.data.eval_split)

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Where an earlier call stopped.
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
-    run.save_config()
+    run.begin_stage(run.stac_dir)
     path = run.stac_dir / "checkpoint.pt"
     if args.resume and path.is_file():
         checkpoint = load_checkpoint(path, "train_stac.py")

@@ -28,6 +28,7 @@ from configs.command_line import load_run
 from datasets.files import remove_temporaries, write_json, write_text
 from datasets.sources import Data, read_data
 from execution import ranks
+from execution.locks import hold
 
 UNFINISHED = {"unfinished": True}
 # What evaluation.py scores, in the order of the table, and the script that makes it.
@@ -165,10 +166,18 @@ class Run:
         """
         return _first_there(self.segmentation_dir, "checkpoint.pt", "best.pt")
 
-    def save_config(self) -> None:
-        """Write the resolved config, which --config accepts again; a stage begins with it."""
+    def begin_stage(self, *folders: Path) -> None:
+        """Begin a stage that writes to these folders: keep other calls out, write the config.
+
+        --config accepts the resolved config again. What killed calls left half-written is removed.
+
+        Raises:
+            ValueError: another call writes to one of the folders.
+        """
         if ranks.is_first():
-            for folder in (self.folder, self.stac_dir, self.segmentation_dir):
+            for folder in folders:
+                hold(folder)
+            for folder in (self.folder, *folders):
                 remove_temporaries(folder)
             write_text(self.config_path, to_toml(self.config))
 
@@ -201,7 +210,6 @@ def open_run(args: argparse.Namespace) -> Run:
 def begin_folder(folder: Path) -> None:
     """Say that the files of a folder are not complete any more; then all ranks may write there."""
     if ranks.is_first():
-        remove_temporaries(folder)
         write_json(folder / "meta.json", UNFINISHED)
     ranks.wait()
 

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     segmenter = segmenter_of(run, checkpoint, device)
     records = run.data.split(args.split or run.config.data.eval_split)
 
-    run.save_config()
+    run.begin_stage(run.prediction_dir)
     begin_folder(run.prediction_dir)
     scores: list[list[str]] = []
     pixels = np.zeros(len(class_names) + 1, np.int64)

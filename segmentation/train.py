@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Where an earlier call stopped.
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
-    run.save_config()
+    run.begin_stage(run.segmentation_dir)
     path = run.segmentation_dir / "checkpoint.pt"
     if args.resume and path.is_file():
         checkpoint = load_checkpoint(path, "python -m segmentation.train")

@@ -134,7 +134,7 @@ def test_without_config_a_run_folder_keeps_its_own_settings(tmp_path, capsys):
     assert load_run(args) == (configs.load(ROOT / "configs/sample.toml"), tmp_path / "run")
 
     mtd = configs.load(ROOT / "configs/mtd.toml", ["train.epochs=3"])
-    Run(tmp_path / "run", mtd).save_config()
+    Run(tmp_path / "run", mtd).begin_stage()
     args = stage_parser("").parse_args([*out, "--set", "train.lr=1"])
     config, _ = load_run(args)
     assert config == configs.load(ROOT / "configs/mtd.toml", ["train.epochs=3", "train.lr=1"])

@@ -191,7 +191,7 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path, content):
 def test_a_saved_config_reads_back_equal(path, tmp_path):
     overrides = ["data.root='a \"b\" \\ ü'", "train.lr=1e-7", "cam.scales=[0.5, 1]"]
     config = configs.load(path, overrides)
-    Run(tmp_path / "run", config).save_config()
+    Run(tmp_path / "run", config).begin_stage()
 
     assert configs.load(tmp_path / "run/config.toml") == config
     assert configs.from_dict(configs.to_dict(config)) == config

@@ -82,6 +82,6 @@ def test_every_unit_that_is_needed_is_timed(run, generator):
 def test_the_command_prints_minutes_as_json(run, capsys, monkeypatch):
     monkeypatch.setattr(expected, "measured", lambda *_: ONE)
     own = run()
-    own.save_config()
+    own.begin_stage()
     expected.main(["--config", str(own.config_path), "--out", str(own.folder), "--device", "cpu"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["predictions"] == 4 * (2 + 5)

@@ -90,7 +90,7 @@ def test_cams_of_another_type_or_other_labels_are_refused(tmp_path):
 def test_pseudo_labels_are_not_made_of_cams_of_another_type(tmp_path, neu_root):
     data = {"data.source": "neu_seg", "data.root": str(neu_root), "data.eval_split": "train"}
     run = Run(tmp_path / "run", changed(Config(), data))
-    run.save_config()
+    run.begin_stage()
     write_meta(run.cam_dir("fused", "given"), replace(METAS[2], type="patchcam"))
 
     with pytest.raises(ValueError, match="expected CAMs of type fused .* got patchcam"):
@@ -134,7 +134,7 @@ def test_a_run_is_opened_with_the_config_and_folder_of_the_command_line(tmp_path
     assert run.config == changed(Config(), {"train.epochs": 3, "train.lr": 1.0})
     options = f"--config {tmp_path}/run/config.toml --out {tmp_path}/run"
     assert run.command("make_cams.py") == f"python make_cams.py {options}"
-    run.save_config()
+    run.begin_stage()
     assert load(run.config_path) == run.config
 
 
@@ -147,7 +147,7 @@ def test_a_run_is_known_by_its_config_else_by_its_checkpoints(tmp_path):
     assert run_in(tmp_path / "run").config.train.epochs == 3
     write_checkpoint(tmp_path / "run/segmentation/checkpoint.pt", **{"train.epochs": 4})
     assert run_in(tmp_path / "run").config.train.epochs == 4
-    Run(tmp_path / "run", changed(Config(), {"train.epochs": 5})).save_config()
+    Run(tmp_path / "run", changed(Config(), {"train.epochs": 5})).begin_stage()
     assert run_in(tmp_path / "run").config.train.epochs == 5
 
 

@@ -81,7 +81,7 @@ def test_what_changes_no_weights_comes_from_the_run(run, tmp_path):
     changes = ["cam.types=['attention']", "pseudo_label.cam_type=attention", "train.depth=1"]
     changes += ["pseudo_label.pamr_steps=3", "segmentation.pamr_steps=2"]
     changes += ["segmentation.encoder=resnet18", "segmentation.image_size=[64,64]"]
-    Run(tmp_path / "run", load([], changes)).save_config()
+    Run(tmp_path / "run", load([], changes)).begin_stage()
     changed_run, cpu = run_in(tmp_path / "run"), torch.device("cpu")
     assert changed_run.config.pseudo_label.pamr_steps == 3
     trained = load_trained(changed_run)
@@ -177,7 +177,7 @@ def localiser_alone(run, photos, tmp_path):
         (part / "thresholds.json").write_text(json.dumps({"fused": thresholds}))
         changed = [f"{section}.{key}={json.dumps(value)}" for section, values in SECTIONS.items()
                    for key, value in values.items()]  # fmt: skip
-        Run(part, load([], [*changed, *settings])).save_config()
+        Run(part, load([], [*changed, *settings])).begin_stage()
         page = predicted(part, tmp_path / "to", photos / "a.png", flags=flags)["a"]
         seen = [n for n, score in page["class_scores"].items() if score >= 0.3]
         assert {one["class"] for one in page["objects"]} <= set(seen)
@@ -291,7 +291,7 @@ def test_what_cannot_be_done_is_said(run, photos, tmp_path):
         predicted(run, tmp_path, photos / "none*.png")
     with pytest.raises(FileNotFoundError, match=r"expected a run folder with .*found none of them"):
         predicted(tmp_path, tmp_path, photos)
-    Run(tmp_path, load([])).save_config()
+    Run(tmp_path, load([])).begin_stage()
     with pytest.raises(FileNotFoundError, match=r"expected segmentation/checkpoint\.pt or stac"):
         predicted(tmp_path, tmp_path, photos)
     write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.command_line import run_stage, stage_parser
-from datasets.files import Cam, write_cam
+from datasets.files import Cam, cam_bytes, write_bytes
 from datasets.record import Record
 from execution import ranks
 from execution.progress import progress
@@ -62,11 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = ranks.part(records, cam.batch_size)
     localised = localiser.over(own, run.config.data.workers)
     for record, _, output in progress(localised, "CAMs", len(own)):
+        contents: dict[tuple, bytes] = {}  # given and predicted labels are mostly the same
         for (cam_type, labels), folder in folders.items():
             classes = _present(record, output, labels, run)
-            maps = output.cam(cam_type, classes)
-            content = Cam(maps, np.array(classes, dtype=np.int64), output.scores)
-            write_cam(folder / f"{record.name}.npz", content)
+            key = cam_type, *classes
+            if key not in contents:
+                maps = output.cam(cam_type, classes)
+                contents[key] = cam_bytes(Cam(maps, np.array(classes, np.int64), output.scores))
+            write_bytes(folder / f"{record.name}.npz", contents[key])
     for (cam_type, labels), folder in folders.items():
         meta = CamMeta(
             type=cam_type,

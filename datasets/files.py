@@ -217,6 +217,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes."""
+    write_atomically(path, lambda to: to.write_bytes(content))
+
+
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Add lines to a text file, all or none; one of a file that ends within a line is dropped."""
     write_text(path, "".join(f"{line}\n" for line in [*read_lines(path), *lines]))
@@ -286,6 +291,11 @@ def voc_palette() -> np.ndarray:
 
 def write_cam(path: Path, cam: Cam) -> None:
     """Write a CAM file: npz with cam float16, classes int64 and scores float32."""
+    write_bytes(path, cam_bytes(cam))
+
+
+def cam_bytes(cam: Cam) -> bytes:
+    """Return the content of a CAM file."""
     arrays = {
         "cam": cam.cam.astype(np.float16),
         "classes": cam.classes.astype(np.int64),
@@ -293,7 +303,7 @@ def write_cam(path: Path, cam: Cam) -> None:
     }
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    write_atomically(path, lambda to: to.write_bytes(content.getvalue()))
+    return content.getvalue()
 
 
 def read_cam(path: Path) -> Cam:

@@ -176,7 +176,7 @@ class Run:
         """
         if ranks.is_first():
             for folder in folders:
-                hold(folder)
+                hold(self.folder / folder.relative_to(self.folder).parts[0])
             for folder in (self.folder, *folders):
                 remove_temporaries(folder)
             write_text(self.config_path, to_toml(self.config))

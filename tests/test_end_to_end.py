@@ -207,7 +207,7 @@ def test_every_folder_of_maps_says_how_it_was_made(finished):
     ("stage", "writer", "folder"),
     [
         (make_saliency, "write_saliency", "saliency"),
-        (make_cams, "write_cam", "cams"),
+        (make_cams, "write_bytes", "cams"),
         (make_pseudo_labels, "write_mask", "pseudo_labels"),
         (segmentation_infer, "write_mask", "predictions"),
     ],

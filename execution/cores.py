@@ -5,7 +5,9 @@ other, processes of one thread do not. They are forked, so that functions and ne
 pickled; where a system cannot fork, all is done in turn.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 import cv2
 
 MOST_PROCESSES = 8  # more wait for the disk
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 FEW = 8  # items for which it does not pay to start processes
 AHEAD = 4  # items a process that wait or whose results do
 
@@ -76,6 +79,9 @@ _items: Sequence[Any]
 def _begin(work: Callable[[Any], Any], items: Sequence[Any]) -> None:
     global _work, _items
     _work, _items = work, items
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends us
+    if sys.platform == "linux":  # so does its death: nobody waits for work that will never come
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 

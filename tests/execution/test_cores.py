@@ -2,12 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from configs.command_line import ROOT
 from execution import cores
 from execution.cores import on_cores
 
@@ -66,3 +72,38 @@ def test_a_killed_process_ends_the_call_with_one_line():
 
     with pytest.raises(RuntimeError, match="^a process of this call was ended from outside"):
         list(on_cores(work, range(100), 2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl and /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_the_call(how):
+    script = """
+        import os, time
+        from execution.cores import on_cores
+        def work(i):
+            print(os.getpid(), flush=True)
+            time.sleep(0.2)
+        list(on_cores(work, range(1000), 2))
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script)]
+    call = subprocess.Popen(
+        words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    children = {int(call.stdout.readline()) for _ in range(6)}
+    call.send_signal(how)
+    _, errors = call.communicate(timeout=30)
+    assert call.returncode == (-signal.SIGKILL if how is signal.SIGKILL else -signal.SIGINT)
+    assert errors.count("Traceback") <= 1  # the call's own
+    for _ in range(100):
+        left = [child for child in children if _is_at_work(child)]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert not left
+
+
+def _is_at_work(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

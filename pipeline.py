@@ -180,11 +180,14 @@ def _call(words: Sequence[str]) -> int:
     sys.stdout.flush()
     # The lock is inherited: a stage that outlives this process still keeps others out.
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, close_fds=False)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # a training then saves
     try:
         return process.wait()
     except KeyboardInterrupt:  # the stage got it too, and ends by itself
         process.wait()
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _expected(args: argparse.Namespace) -> dict[str, float]:

@@ -9,6 +9,7 @@ and labels held out of the training split; no pixel mask is opened.
 import math
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,19 @@ from configs.command_line import run_stage, stage_parser
 from datasets.image_maps import ImageMapDataset, balance, saliency_maps
 from datasets.transforms import eval_transform, train_transform
 from execution import ranks
+from execution.pauses import Pauses
 from execution.progress import steps_bar
 from losses.stac import stac_loss
 from models.backbones import normalisation, whole_patches
 from models.device import amp_dtype, autocast, select_device
 from models.optim import (
     epoch_batches,
-    epoch_seed,
     finite_or_raise,
     finite_outputs_or_raise,
     mean_terms,
     optimizer_step,
     parameter_groups,
+    seed_of,
     set_lr,
     steps_per_epoch,
     validation_batches,
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = open_run(args)
     config, train = run.config, run.config.train
-    device = ranks.join(select_device(args.device))
+    device, workers = ranks.join(select_device(args.device)), config.data.workers
     dtype = amp_dtype(device, train.amp)
 
     # Model and data.
@@ -92,12 +94,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Where an earlier call stopped.
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
+    begun: list[dict[str, float]] = []  # losses of the steps of an epoch that was begun
     run.begin_stage(run.stac_dir)
     path = run.stac_dir / "checkpoint.pt"
     if args.resume and path.is_file():
         checkpoint = load_checkpoint(path, "train_stac.py")
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, "stac/checkpoint.pt")
         state = restore_training(checkpoint, model, optimizer, scaler)
+        begun = checkpoint.get("begun", [])
     facts = {"config": to_dict(config), "class_names": list(run.data.class_names)}
     facts |= {"mean": list(mean), "std": list(std), "masked": masked_in(maps_meta)}
     grid = "x".join(map(str, model.encoder.grid_size))
@@ -108,17 +112,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     log = TrainingLog(run.stac_dir, num_steps, state["epoch"] + 1) if ranks.is_first() else None
-    bar = steps_bar("training", num_steps, state["step"])
+    bar, pauses = steps_bar("training", num_steps, state["step"]), Pauses()
     while state["step"] < num_steps:
-        # An epoch. All its randomness comes from here, so a resume is exact.
+        # An epoch. Its number and those of its steps seed all randomness: a resume is exact.
         epoch, started = state["epoch"], time.monotonic()
         model.train()
-        torch.manual_seed(epoch_seed(train.seed, epoch) + ranks.rank())
-        generator.manual_seed(epoch_seed(train.seed, epoch))
         fit_data.set_epoch(epoch)
-        rows = []
-        for batch in epoch_batches(fit_data, train, config.data.workers, device, epoch):
+        rows, begun = begun, []
+        batches = epoch_batches(fit_data, train, workers, device, epoch)
+        for batch in islice(batches, len(rows), None):
+            if rows and pauses.due():
+                saved = training_state(model, optimizer, scaler, state)
+                save_checkpoint(path, facts | saved | {"begun": rows})
+                pauses.saved()
             # A step: rate, forward, loss, backward, clip, update.
+            torch.manual_seed(seed_of(train.seed, state["step"] * ranks.size() + ranks.rank()))
+            generator.manual_seed(seed_of(train.seed, state["step"]))
             lr = warmup_cosine(state["step"], num_steps, warmup_steps, peak_lr, MIN_LR)
             set_lr(optimizer, lr)
             with autocast(device, dtype):
@@ -153,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 best = {"model": model.state_dict(), "progress": dict(state)}
                 save_checkpoint(run.stac_dir / "best.pt", facts | best)
             save_checkpoint(path, facts | training_state(model, optimizer, scaler, state))
+            pauses.saved()
     bar.close()
+    pauses.close()
     if not ranks.is_first():
         return
     log.close()
@@ -224,7 +235,7 @@ def validate(
     generator = torch.Generator(device)
     found: dict[int, tuple] = {}
     for number, batch in validation_batches(dataset, config.train.batch_size, config.data.workers):
-        generator.manual_seed(epoch_seed(config.train.seed, number))
+        generator.manual_seed(seed_of(config.train.seed, number))
         with autocast(device, dtype):
             total, terms, score = batch_loss(model, batch, config, device, generator)
         finite_outputs_or_raise(score)

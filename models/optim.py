@@ -13,7 +13,7 @@ from execution import ranks
 from execution.progress import progress
 from models.whole_batch import add_gradients
 
-SEED_STRIDE = 1_000_003  # keeps the epochs of neighbouring seeds apart
+SEED_STRIDE = 1_000_003  # keeps epochs and steps of neighbouring seeds apart
 
 
 def parameter_groups(
@@ -141,9 +141,9 @@ def steps_per_epoch(num_images: int, batch_size: int, least_batch: int = 1) -> i
     return whole + (rest >= least)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of an epoch's randomness; those of neighbouring seeds lie far apart."""
-    return seed * SEED_STRIDE + epoch
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of an epoch or a step; those of neighbouring seeds lie far apart."""
+    return seed * SEED_STRIDE + number
 
 
 def epoch_batches(
@@ -167,7 +167,7 @@ def epoch_batches(
     return loader_of(
         dataset,
         settings.batch_size,
-        torch.Generator().manual_seed(epoch_seed(settings.seed, epoch)),
+        torch.Generator().manual_seed(seed_of(settings.seed, epoch)),
         0 < len(dataset) % settings.batch_size < least_batch * ranks.size(),
         num_workers=workers,
         pin_memory=device.type == "cuda",

@@ -10,6 +10,7 @@ pixel mask is opened.
 import math
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,16 +24,17 @@ from datasets.image_maps import ImageMapDataset, pseudo_labels
 from datasets.record import IGNORE
 from datasets.transforms import eval_transform, train_transform
 from execution import ranks
+from execution.pauses import Pauses
 from execution.progress import steps_bar
 from models.device import amp_dtype, autocast, select_device
 from models.optim import (
     epoch_batches,
-    epoch_seed,
     finite_or_raise,
     finite_outputs_or_raise,
     mean_terms,
     optimizer_step,
     parameter_groups,
+    seed_of,
     set_lr,
     steps_per_epoch,
     validation_batches,
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = open_run(args)
     config, settings = run.config, run.config.segmentation
-    device = ranks.join(select_device(args.device))
+    device, workers = ranks.join(select_device(args.device)), config.data.workers
     dtype = amp_dtype(device, settings.amp)
 
     # Data and model.
@@ -91,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Where an earlier call stopped.
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
+    begun: list[dict[str, float]] = []  # losses of the steps of an epoch that was begun
     run.begin_stage(run.segmentation_dir)
     path = run.segmentation_dir / "checkpoint.pt"
     if args.resume and path.is_file():
@@ -98,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = "segmentation/checkpoint.pt"
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, name)
         state = restore_training(checkpoint, model, optimizer, scaler, average)
+        begun = checkpoint.get("begun", [])
     facts = {"config": to_dict(config), "class_names": list(run.data.class_names)}
     facts |= {"mean": list(mean), "std": list(std), "masked": masked_in(maps_meta)}
     height, width = network_size(settings.image_size, settings.network)
@@ -109,16 +113,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     first = ranks.is_first()
     log = TrainingLog(run.segmentation_dir, num_steps, state["epoch"] + 1) if first else None
-    bar = steps_bar("training", num_steps, state["step"])
+    bar, pauses = steps_bar("training", num_steps, state["step"]), Pauses()
     while state["step"] < num_steps:
-        # An epoch. All its randomness comes from here, so a resume is exact.
+        # An epoch. Its number and those of its steps seed all randomness: a resume is exact.
         epoch, started = state["epoch"], time.monotonic()
         model.train()
-        torch.manual_seed(epoch_seed(settings.seed, epoch) + ranks.rank())
         fit_data.set_epoch(epoch)
-        rows = []
-        for batch in epoch_batches(fit_data, settings, config.data.workers, device, epoch, 2):
+        rows, begun = begun, []
+        batches = epoch_batches(fit_data, settings, workers, device, epoch, 2)
+        for batch in islice(batches, len(rows), None):
+            if rows and pauses.due():
+                saved = training_state(model, optimizer, scaler, state, average)
+                save_checkpoint(path, facts | saved | {"begun": rows})
+                pauses.saved()
             # A step: rate, forward, loss, backward, clip, update.
+            torch.manual_seed(seed_of(settings.seed, state["step"] * ranks.size() + ranks.rank()))
             lr = warmup_cosine(state["step"], num_steps, warmup_steps, peak_lr, min_lr)
             set_lr(optimizer, lr)
             images = batch["image"].to(device, non_blocking=True)
@@ -161,7 +170,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 best = {"model": kept.state_dict(), "progress": dict(state)}
                 save_checkpoint(run.segmentation_dir / "best.pt", facts | best)
             save_checkpoint(path, facts | training_state(model, optimizer, scaler, state, average))
+            pauses.saved()
     bar.close()
+    pauses.close()
     if not ranks.is_first():
         return
     log.close()

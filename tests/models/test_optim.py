@@ -9,11 +9,11 @@ from configs import TrainConfig
 from execution import ranks
 from models.optim import (
     epoch_batches,
-    epoch_seed,
     finite_or_raise,
     mean_terms,
     optimizer_step,
     parameter_groups,
+    seed_of,
     set_lr,
     steps_per_epoch,
     validation_batches,
@@ -217,7 +217,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
 
 
 def test_epochs_of_neighbouring_seeds_share_no_seed():
-    seeds = [epoch_seed(seed, epoch) for seed in range(4) for epoch in range(1000)]
+    seeds = [seed_of(seed, epoch) for seed in range(4) for epoch in range(1000)]
     assert len(set(seeds)) == len(seeds)
 
 

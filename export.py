@@ -35,7 +35,8 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from configs.command_line import run_stage
-from datasets.files import list_images, read_image, temporary_name
+from datasets.atomic import temporary_name
+from datasets.files import list_images, read_image
 from datasets.transforms import as_image, eval_transform
 from inference.models import load_trained, run_in
 from inference.segment import network_from_checkpoint

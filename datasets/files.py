@@ -1,18 +1,15 @@
 """Every read and write of an image, saliency map, mask or CAM.
 
 All arrays are (H, W) or (H, W, 3), top left first. Every file of the project is written by
-`write_atomically`, so that a stopped run never leaves half a file that later stages trust.
+`datasets.atomic`, so that a stopped run never leaves half a file that later stages trust.
 """
 
 import csv
 import io
 import itertools
 import json
-import os
-import re
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +17,11 @@ import numpy as np
 from PIL import Image
 
 from datasets import decoding
+from datasets.atomic import write_atomically
 from datasets.outlines import read_outlines
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record, check_num_classes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# Of files that are being written, with the number of the process: never longer than names may be.
-TEMPORARY = re.compile(r"\.stac-(\d+)-[0-9a-f]{8}\.tmp(\.\w{1,11})?")
 MAX_BYTES = 2**30  # of the arrays of a CAM file, unpacked
 HIGHEST_INDEX = 31  # a grey mask whose values end there or below may hold indices, or 0 and 1
 
@@ -170,46 +166,6 @@ def read_levels(path: Path) -> np.ndarray:
     if np.issubdtype(levels.dtype, np.integer) and 0 <= levels.min() <= levels.max() <= 255:
         return levels.astype(np.uint8)
     return decoding.to_8_bit(levels, path)
-
-
-def write_atomically(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name in its folder and rename it; folders are made.
-
-    Args:
-        path: of the file.
-        save: writes to the path that it is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    try:
-        save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_name(path: Path) -> Path:
-    """Return under which name a file is written, beside its own, until it is whole."""
-    number = zlib.crc32(os.fsencode(path.name))
-    suffix = path.suffix if re.fullmatch(r"\.\w{1,11}", path.suffix) else ""
-    return path.with_name(f".stac-{os.getpid()}-{number:08x}.tmp{suffix}")
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed programs have left half-written in a folder."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if (found := TEMPORARY.fullmatch(path.name)) and not _is_running(int(found[1])):
-            path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.atomic import TEMPORARY
 from datasets.drawing import LINE_STEPS, blob, line, noise, tilted
-from datasets.files import TEMPORARY, write_csv, write_image, write_json, write_mask, write_text
+from datasets.files import write_csv, write_image, write_json, write_mask, write_text
 from datasets.record import BACKGROUND
 
 CLASS_NAMES = ("inclusion", "patches", "scratches")

@@ -13,7 +13,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from configs import Config, from_dict
-from datasets.files import write_atomically, write_json
+from datasets.atomic import write_atomically
+from datasets.files import write_json
 
 
 class Facts(BaseModel):

@@ -25,7 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from configs import Config, to_toml
 from configs.command_line import load_run
-from datasets.files import remove_temporaries, write_json, write_text
+from datasets.atomic import remove_temporaries
+from datasets.files import write_json, write_text
 from datasets.sources import Data, read_data
 from execution import ranks
 from execution.locks import hold

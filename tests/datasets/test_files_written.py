@@ -1,9 +1,6 @@
 import json
-import os
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import files
 from datasets.files import (
     Cam,
     read_cam,
@@ -262,26 +258,3 @@ def test_json_never_holds_numbers_that_json_does_not_know(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"iou": value})
     assert not list(tmp_path.iterdir())
-
-
-def test_what_killed_programs_left_is_removed_and_nothing_else(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
-    ended = int(done.stdout)
-    own = files.temporary_name(tmp_path / "a.png")
-    left = own.with_name(own.name.replace(str(os.getpid()), str(ended)))
-    others = [tmp_path / name for name in (".hidden", "a.tmp", ".stac-1.tmp", "a.png")]
-    for path in (own, left, *others):
-        path.touch()
-    files.remove_temporaries(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in (own, *others)}
-    files.remove_temporaries(tmp_path / "none")
-
-
-@pytest.mark.parametrize("name", ["a.png", "a" * 250 + ".png", "a." + "b" * 240, "ä" * 120])
-def test_a_temporary_name_is_short_and_keeps_the_ending(tmp_path, name):
-    temporary = files.temporary_name(tmp_path / name)
-    assert len(temporary.name.encode()) < 60
-    assert files.TEMPORARY.fullmatch(temporary.name)
-    assert temporary.suffix == (".png" if name.endswith(".png") else ".tmp")

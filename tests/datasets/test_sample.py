@@ -9,7 +9,8 @@ import pytest
 
 from configs import DataConfig
 from datasets import sample
-from datasets.files import read_image, read_mask, temporary_name
+from datasets.atomic import temporary_name
+from datasets.files import read_image, read_mask
 from datasets.sample import CLASS_NAMES, MATERIALS, make_image, make_surface, write_sample
 from datasets.sources import read_data
 

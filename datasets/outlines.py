@@ -201,7 +201,7 @@ def _coco(coco: CocoFile, picture: Path, size: Size) -> Iterator[tuple[str, np.n
     _check_size((image.height, image.width), size)
     for annotation in coco.annotations.get(image.id, ()):
         if annotation.category_id not in coco.categories:
-            raise ValueError(f"a category of id {annotation.category_id}, got none")
+            raise ValueError(f"a category of id {annotation.category_id!r}, got none")
         yield coco.categories[annotation.category_id], _coco_area(annotation.segmentation, size)
 
 

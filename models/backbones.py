@@ -75,9 +75,9 @@ def read_state_dict(path: Path, setting: str) -> dict[str, Tensor]:
         ) from error
     for wrapper in ("model", "state_dict", "teacher"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(
-            f"{path}: expected a weights file, a table of tensors, got a {type(state).__name__}. "
+            f"{path}: expected a weights file, a table of tensors by name, got another one. "
             f"Set {setting} to another one."
         )
     weights = {

@@ -40,7 +40,7 @@ class TrainingLog:
     def _epoch(self, line: str) -> int:
         try:
             return int(json.loads(line)["epoch"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"{self.path}: expected an epoch in each line, got {line:.40}. Remove the line."
             ) from error

@@ -38,7 +38,7 @@ from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from execution import ranks
 from runfolder.results import append_results, origin, results_table, write_results_csv
 from runfolder.run import KINDS, Run, open_run
-from runfolder.scored import Asked, Scored, scored_of
+from runfolder.scored import Asked, Scored, about_of, in_part, scored_of
 from runfolder.scores import (
     PER_CLASS,
     RULES,
@@ -47,10 +47,14 @@ from runfolder.scores import (
     judge_masks,
     judge_saliency,
 )
+from runfolder.verdicts import verdicts_of
 from scoring.detailed import ROUNDS
+from scoring.images import ROUNDS as IMAGE_ROUNDS
+from scoring.images import image_figures
 from scoring.lines import (
     Judged,
     detailed_lines,
+    image_lines,
     print_curve,
     print_lines,
     result_row,
@@ -62,6 +66,7 @@ from scoring.passes import count_details
 from scoring.released import score_released
 
 WITH_THRESHOLD = ("saliency", "cam")
+NO_MASKS = {"threshold": None, "threshold_rule": "none"}  # of a row of whole images alone
 # Only with --kind.
 RUN_FLAGS = ("split", "part", "labels", "cam_type", "threshold_rule", "detailed", "bootstrap")
 RUN_FLAGS += ("bound",)
@@ -108,11 +113,14 @@ def score_run(run: Run, asked: Asked, args: argparse.Namespace) -> None:
     """Score one kind of map of a run, print the table and append to results.jsonl."""
     kind, split, _, cam_type, labels, _ = asked
     config = run.config
-    scored = scored_of(run, asked)
+    scored, of_images = scored_of(run, asked), _of_images(run, asked, args.bootstrap)
     if scored is None:
-        print(f"{config.data.source}, {split}: no masks, so there is nothing to score against.")
-        if ranks.is_first():  # so that --table can tell "no masks" from "not scored yet"
-            append_results(run.results_path, [])
+        print(f"{config.data.source}, {split}: no masks, so there are no maps to score.")
+        # No row is written too, so that --table can tell "no masks" from "not scored yet".
+        about = about_of(run, asked, in_part(run, asked)) if of_images else {}
+        rows = [about | NO_MASKS | of_images] if of_images else []
+        if ranks.is_first():
+            append_results(run.results_path, [row | origin(run) for row in rows])
         return
 
     # The counts: masks as they are, maps at every threshold.
@@ -140,9 +148,20 @@ def score_run(run: Run, asked: Asked, args: argparse.Namespace) -> None:
     rows = [result_row(one, names) for one in judged]
     if histogram is not None:
         rows = [row | saliency_row(histogram, row["threshold"], class_names) for row in rows]
-    rows[0] |= details
+    rows[0] |= details | of_images
     if ranks.is_first():
         append_results(run.results_path, [{**scored.about, **row, **origin(run)} for row in rows])
+
+
+def _of_images(run: Run, asked: Asked, rounds: int | None) -> dict[str, Any]:
+    """Print the figures of whole images, and return them as part of a row; none of given labels."""
+    verdicts = verdicts_of(run, asked)
+    if verdicts is None:
+        return {}
+    figures = image_figures(verdicts, run.data.class_names, rounds or IMAGE_ROUNDS)
+    print(f"{asked.kind}, {asked.split}, {len(verdicts.labels)} images against their labels:")
+    print_lines(image_lines(figures))
+    return {"image": figures}
 
 
 def _details(run: Run, scored: Scored, judged: Judged, rounds: int | None) -> dict[str, Any]:

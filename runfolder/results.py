@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,25 @@ from configs import fingerprint
 from configs.fields import SPLITS
 from datasets.files import append_lines, read_lines, write_csv
 from runfolder.run import KINDS, Run
-from scoring.lines import percent
+from scoring.lines import percent, with_interval
 
+NO_RESULTS = "no results: none of the images has a mask to be scored against."
 TABLE_END = ("mIoU", "fg IoU", "report mIoU", "threshold")  # columns after those of the classes
 
 
 def results_table(path: Path) -> str:
     """Return the `latest_results` of a file as a Markdown table."""
-    rows = [_cells(row) for row in latest_results(path)]
+    results = latest_results(path)
+    tables = [
+        _table([_cells(row) for row in results if "iou" in row], NO_RESULTS),
+        _table([_image_cells(row) for row in results if "image" in row], ""),
+    ]
+    return "\n\n".join(filter(None, tables))
+
+
+def _table(rows: Sequence[Mapping[str, str]], otherwise: str) -> str:
     if not rows:
-        return "no results: none of the images has a mask to be scored against."
+        return otherwise
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in TABLE_END] + [c for c in TABLE_END if c in columns]
     widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}
@@ -71,7 +80,7 @@ def latest_results(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             latest[_place(row)] = row
-            _cells(row)
+            _cells(row) if "iou" in row else _image_cells(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise not_a_result(path, number, line) from error
     return [latest[place] for place in sorted(latest)]
@@ -90,6 +99,23 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     stage, split = list(KINDS).index(row["kind"]), SPLITS.index(row["split"])
     part, bound = row.get("part", "all"), row.get("bound", False)
     return stage, row.get("cam_type", ""), row["labels"], split, part, row["threshold_rule"], bound
+
+
+def _image_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    figures = row["image"]
+    of_classes = {
+        f"F1 {name}": percent(of_class["f1"]) for name, of_class in figures["classes"].items()
+    }
+    return {
+        "of whole images": "localiser" if row["kind"] == "cam" else row["kind"],
+        "split": row["split"] + ("" if row.get("part", "all") == "all" else f" ({row['part']})"),
+        "labels": row["labels"],
+        "defective, good": f"{figures['defective']}, {figures['good']}",
+        "flagged %": with_interval(figures, "found"),
+        "false alarms %": with_interval(figures, "false_alarms"),
+        "AUROC": with_interval(figures, "auroc"),
+        **of_classes,
+    }
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:

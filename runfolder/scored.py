@@ -48,13 +48,8 @@ def scored_of(run: Run, asked: Asked) -> Scored | None:
         ValueError: no image with a defect has a mask; maps are not complete, or of another type
             than their folder says; a part is asked for that no list names.
     """
-    saliency = read_meta(run.saliency_dir, SaliencyMeta)
-    meta = None
-    if asked.kind == "cam":
-        meta = run.read_cam_meta(asked.cam_type, asked.labels)
-    elif asked.kind != "saliency":
-        meta = read_meta(run.maps_dir(asked.kind), MaskMeta)
-    records = _in_part(run, asked)
+    saliency, meta = _metas_of(run, asked)
+    records = in_part(run, asked)
     masked = masked_in(saliency, meta)
     unfair = set() if asked.bound else set(masked)
     # Where false alarms are counted, a generator knows the defect-free images it learnt from.
@@ -70,13 +65,29 @@ def scored_of(run: Run, asked: Asked) -> Scored | None:
     if unscored:
         print(f"{len(unscored)} images have no mask, not scored: {', '.join(unscored[:5])}.")
     paths = maps_of(run.maps_dir(asked.kind, asked.cam_type, asked.labels), asked.kind, scored)
-    learnt = asked.labels == "predicted" and _labels_learnt(run, scored, meta)
-    about = {"kind": asked.kind, "split": asked.split, "part": asked.part, "images": len(scored)}
+    return Scored(scored, paths, _divided(run, scored, paths), about_of(run, asked, scored))
+
+
+def about_of(run: Run, asked: Asked, records: Sequence[Record]) -> dict[str, Any]:
+    """Return what a line of results.jsonl says of how the maps of some images were made."""
+    saliency, meta = _metas_of(run, asked)
+    masked = masked_in(saliency, meta)
+    learnt = asked.labels == "predicted" and _labels_learnt(run, records, meta)
+    about = {"kind": asked.kind, "split": asked.split, "part": asked.part, "images": len(records)}
     about |= {"labels": "learnt" if learnt else asked.labels}
     about |= {"cam_type": asked.cam_type} if asked.kind == "cam" else {}
     about |= {"masks_used": len(masked)} if masked else {}
-    about |= {"bound": True} if asked.bound else {}
-    return Scored(scored, paths, _divided(run, scored, paths), about)
+    return about | ({"bound": True} if asked.bound else {})
+
+
+def _metas_of(run: Run, asked: Asked) -> tuple[SaliencyMeta | None, CamMeta | MaskMeta | None]:
+    """Return how the saliency maps and the maps that are scored were made."""
+    saliency = read_meta(run.saliency_dir, SaliencyMeta)
+    if asked.kind == "cam":
+        return saliency, run.read_cam_meta(asked.cam_type, asked.labels)
+    if asked.kind == "saliency":
+        return saliency, None
+    return saliency, read_meta(run.maps_dir(asked.kind), MaskMeta)
 
 
 def maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
@@ -85,7 +96,12 @@ def maps_of(folder: Path, kind: str, records: Sequence[Record]) -> list[Path]:
     return find_maps(folder, [r.name for r in records], suffixes, f"Run {KINDS[kind]} first.")
 
 
-def _in_part(run: Run, asked: Asked) -> list[Record]:
+def in_part(run: Run, asked: Asked) -> list[Record]:
+    """Return the images of a split, or of one part of it.
+
+    Raises:
+        ValueError: no list says which images are of the part.
+    """
     records, develop = list(run.data.split(asked.split)), run.data.develop
     if asked.part == "all":
         return records

@@ -123,6 +123,37 @@ def detailed_lines(scores: dict[str, Any], class_names: Sequence[str]) -> list[l
     return lines
 
 
+def image_lines(figures: dict[str, Any]) -> list[Line]:
+    """Return the figures of whole images as rows of a table."""
+    columns = ("precision", "recall", "f1", "ap", "hit", "extra", "missed")
+    heads = ("precision", "recall", "F1", "AP", "hit", "extra", "missed")
+    lines = [["class", *heads]]
+    for name, of_class in figures["classes"].items():
+        cells = [of_class[column] for column in columns]
+        lines.append([name, *map(percent, cells[:4]), *map(str, cells[4:])])
+    for key, title in (
+        ("found", "defective images flagged"),
+        ("false_alarms", "false alarms per 100 good"),
+        ("auroc", "AUROC, defective or good"),
+        ("map", "mean AP"),
+    ):
+        lines.append([title, with_interval(figures, key)])
+    contradicted = figures["contradicted"]
+    return [
+        *lines,
+        ["defective and good images", f"{figures['defective']} and {figures['good']}"],
+        ["images with a class that their label lacks", str(contradicted["extra"])],
+        ["images without a class of their label", str(contradicted["missed"])],
+    ]
+
+
+def with_interval(figures: dict[str, Any], key: str) -> str:
+    """Return a figure of whole images with its 95 % interval."""
+    interval = figures["interval"][key]
+    between = f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+    return percent(figures[key]) + between
+
+
 def print_lines(lines: Sequence[Sequence[str]]) -> None:
     """Print lines as a table, titles to the left and cells to the right."""
     width = max(len(title) for title, *_ in lines)

@@ -25,6 +25,7 @@ from models.device import select_device
 from pipeline import next_step
 from runfolder.checkpoint import check_classes, load_checkpoint
 from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
+from runfolder.verdicts import SCORES_NAME
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pixels += np.bincount(prediction.reshape(-1), minlength=len(pixels))
     scores, pixels = sum(ranks.gathered(scores), []), sum(ranks.gathered(pixels))
     if ranks.is_first():
-        write_csv(run.prediction_dir / "scores.csv", [["name", *class_names], *scores])
+        write_csv(run.prediction_dir / SCORES_NAME, [["name", *class_names], *scores])
     settings = dataclasses.asdict(run.config.segmentation)
     made_from = {"checkpoint": checkpoint.path.name, "progress": checkpoint["progress"]}
     masked = checkpoint.get("masked", [])

@@ -49,7 +49,7 @@ def test_data_without_masks_is_no_error(scored, capsys):
     for path in (scored.data / "annotations/test").iterdir():
         path.unlink()
     scored.evaluate("--kind", "cam")
-    assert "neu_seg, test: no masks, so there is nothing to score" in capsys.readouterr().out
+    assert "neu_seg, test: no masks, so there are no maps to score" in capsys.readouterr().out
     assert scored.rows() == []
     scored.evaluate("--table")
     assert "no results: none of the images has a mask" in capsys.readouterr().out

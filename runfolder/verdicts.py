@@ -1,0 +1,65 @@
+"""What a run says of whole images, beside their labels: no mask is needed."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.files import read_cam, read_mask
+from datasets.record import Record
+from runfolder.run import Run
+from runfolder.scored import Asked, in_part, maps_of
+from scoring.images import Verdicts
+
+SCORES_NAME = "scores.csv"  # of predictions/
+
+
+def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
+    """Return what was said of the images that are asked for, None where their labels were given.
+
+    A localiser says that a class is there from cam.label_threshold on; the second stage, where its
+    mask shows it. CAMs of every type have the same scores; those of pseudo_label.cam_type are read.
+    Masks that were brought without scores have those of 0 and 1.
+
+    Raises:
+        FileNotFoundError: CAMs or masks are missing.
+        ValueError: they are damaged, or of other images or classes.
+    """
+    of_localiser = asked.kind == "cam" and asked.cam_type == run.config.pseudo_label.cam_type
+    if asked.labels != "predicted" or not (of_localiser or asked.kind == "segmentation"):
+        return None
+    records = in_part(run, asked)
+    folder = run.maps_dir(asked.kind, asked.cam_type, asked.labels)
+    paths = maps_of(folder, asked.kind, records)
+    if of_localiser:
+        scores = np.array([read_cam(path).scores for path in paths])
+        present = scores >= run.config.cam.label_threshold
+    else:
+        values = [np.unique(read_mask(path, run.num_classes)) for path in paths]
+        present = np.array([np.isin(range(1, run.num_classes + 1), v) for v in values])
+        path = folder / SCORES_NAME
+        scores = _scores_of(path, records, run.data.class_names) if path.is_file() else present
+    labels = np.zeros((len(records), run.num_classes), bool)
+    for row, record in zip(labels, records, strict=True):
+        row[list(record.classes)] = True
+    return Verdicts(labels, present, scores, [record.group for record in records])
+
+
+def _scores_of(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> np.ndarray:
+    """Return the (N, K) scores that segmentation.infer has written."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    try:
+        if rows[0] != ["name", *class_names]:
+            raise ValueError(f"columns {', '.join(rows[0])}")
+        by_name = {name: [float(score) for score in scores] for name, *scores in rows[1:]}
+        found = np.array([by_name[record.name] for record in records])
+        if not ((found >= 0) & (found <= 1)).all():
+            raise ValueError("scores outside [0, 1]")
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"{path}: expected name and scores of {', '.join(class_names)} for all "
+            f"{len(records)} images, got: {error}. Run python -m segmentation.infer again."
+        ) from error
+    return found

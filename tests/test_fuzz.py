@@ -6,7 +6,7 @@ import sys
 
 from configs.command_line import ROOT
 
-INPUTS = 200
+INPUTS = 100
 
 
 def test_no_reader_breaks_over_a_damaged_file(tmp_path):

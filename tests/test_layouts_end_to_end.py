@@ -72,7 +72,7 @@ def test_layout_goes_through_training_cams_and_evaluation(
     scored = [record for record in records if record.mask is not None]
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     if not scored:
-        assert "no masks, so there is nothing to score against" in printed
+        assert "no masks, so there are no maps to score" in printed
         assert results == []
         return
     (result,) = results

@@ -16,6 +16,8 @@ def save(path: Path, *class_names: str, mark: int = 0) -> None:
         "config": to_dict(Config()),
         "class_names": list(class_names),
         "progress": {"epoch": mark},
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
     }
     save_checkpoint(path, content)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import datasets.files
+import datasets.decoding
 import make_saliency
 import saliency.auto
 import saliency.contrast
@@ -153,7 +153,7 @@ def test_no_mask_is_read_for_the_maps(release, tmp_path, monkeypatch):
     def refuse(path, what):
         raise AssertionError(f"a mask was opened: {path}")
 
-    monkeypatch.setattr(datasets.files, "_read_single_channel", refuse)
+    monkeypatch.setattr(datasets.decoding, "read_single_channel", refuse)
     run(release, out)
 
 

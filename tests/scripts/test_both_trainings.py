@@ -2,17 +2,21 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import segmentation.train
 import train_stac
 from configs import load
 from datasets.files import read_image, write_mask, write_saliency
+from execution import pauses
 from runfolder.checkpoint import load_checkpoint
 from runfolder.run import Run
 
@@ -114,9 +118,10 @@ def test_curves_have_the_numbers_of_the_log(root, stage):
         assert curve == pytest.approx(values, rel=1e-5)
 
 
-def test_a_measure_that_is_no_number_is_null_in_the_log(root, monkeypatch):
+def test_a_measure_that_is_no_number_is_null_in_the_log(root, tmp_path, monkeypatch):
     monkeypatch.setattr(train_stac, "mean_average_precision", lambda *_: math.nan)
-    (line,) = train(root, "stac", "train.epochs=1")  # without --resume, the log begins anew
+    copy = shutil.copytree(root, tmp_path / "copy")
+    (line,) = train(copy, "stac", "train.epochs=1")  # without --resume, the log begins anew
     assert line["val"]["map"] is None
     assert line["val"]["total"] > 0
 
@@ -132,3 +137,73 @@ def test_a_learning_rate_that_breaks_the_weights_ends_with_a_line(root, tmp_path
         RuntimeError, match=r"(validation|loss): expected finite .* Lower the learn"
     ):
         train(tmp_path / "copy", stage, *broken, f"{section}.warmup_epochs=0.0")
+
+
+def resumed_equals(root: Path, copy: Path, stage: str) -> None:
+    """Continue a training of a copy and compare it with the one that was never stopped."""
+    log = train(copy, stage, resume=True)
+    straight = [json.loads(x) for x in (root / f"run/{stage}/log.jsonl").read_text().splitlines()]
+    assert [{**line, "seconds": 0} for line in log] == [{**line, "seconds": 0} for line in straight]
+    paths = [at / f"run/{stage}/checkpoint.pt" for at in (root, copy)]
+    wanted, found = (load_checkpoint(path, "") for path in paths)
+    assert found["progress"] == wanted["progress"]
+    assert "begun" not in found
+    for name, value in wanted["model"].items():
+        assert torch.equal(found["model"][name], value), name
+
+
+@pytest.fixture
+def untrained(root, tmp_path) -> Path:
+    copy = shutil.copytree(root, tmp_path / "copy")
+    for stage in STAGES:
+        shutil.rmtree(copy / f"run/{stage}")
+    return copy
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stopped_at", [1, 2])
+def test_a_training_killed_within_an_epoch_goes_on_with_the_next_step(
+    root, untrained, monkeypatch, stage, stopped_at
+):
+    save, begun = STAGES[stage].save_checkpoint, []
+
+    def kill(path, content):
+        save(path, content)
+        begun.extend([len(content["begun"])] if "begun" in content else [])
+        if len(begun) == stopped_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pauses, "SAVE_EVERY", 0.0)
+        patch.setattr(STAGES[stage], "save_checkpoint", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(untrained, stage)
+    assert begun == [1] * stopped_at  # an epoch has two steps
+    resumed_equals(root, untrained, stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_training_that_is_told_to_end_saves_after_the_step(
+    root, untrained, monkeypatch, capsys, stage, step
+):
+    set_lr, steps = STAGES[stage].set_lr, []
+
+    def told(*args):
+        set_lr(*args)
+        steps.append(1)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(STAGES[stage], "set_lr", told)
+        with pytest.raises(SystemExit) as ended:
+            train(untrained, stage)
+    assert ended.value.code == 143
+    assert "ended by SIGTERM; the same command with --resume continues" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(steps) == step
+    path = untrained / f"run/{stage}/checkpoint.pt"
+    assert load_checkpoint(path, "")["progress"]["step"] == step
+    resumed_equals(root, untrained, stage)

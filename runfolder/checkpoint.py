@@ -141,11 +141,11 @@ def training_state(
     progress: dict[str, Any],
     average: ModelEmaV3 | None = None,
 ) -> dict[str, Any]:
-    """Return what an exact resume at the end of an epoch needs.
+    """Return what an exact resume needs.
 
     "model" holds the weights to use: those of `average` where there is one; the trained ones are
-    then kept beside it. Random states are not among it: the training loops seed every epoch from
-    (seed, epoch).
+    then kept beside it. Random states are not among it: the training loops seed every step from
+    (seed, step).
     """
     trained = {} if average is None else {"trained": model.state_dict()}
     return {

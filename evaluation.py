@@ -117,10 +117,12 @@ def score_run(run: Run, asked: Asked, args: argparse.Namespace) -> None:
     if scored is None:
         print(f"{config.data.source}, {split}: no masks, so there are no maps to score.")
         # No row is written too, so that --table can tell "no masks" from "not scored yet".
-        about = about_of(run, asked, in_part(run, asked)) if of_images else {}
-        rows = [about | NO_MASKS | of_images] if of_images else []
+        rows = []
+        if of_images:
+            about = about_of(run, asked, in_part(run, asked))
+            rows.append(about | NO_MASKS | of_images | origin(run))
         if ranks.is_first():
-            append_results(run.results_path, [row | origin(run) for row in rows])
+            append_results(run.results_path, rows)
         return
 
     # The counts: masks as they are, maps at every threshold.

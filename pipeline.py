@@ -7,7 +7,6 @@ what they concern.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import shlex
@@ -22,6 +21,7 @@ from typing import NoReturn
 from configs import Config, fingerprint
 from configs.command_line import ROOT, run_stage
 from execution import ranks
+from execution.locks import taken
 from runfolder.marks import Marks, Stage
 from runfolder.run import Run, open_run
 
@@ -78,16 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     again = _command_again(args)
 
     # One call at a time, and nothing is removed before the data was found readable.
-    marks.folder.mkdir(parents=True, exist_ok=True)
-    lock = (marks.folder / "lock").open("w")
-    os.set_inheritable(lock.fileno(), True)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    lock = taken(marks.folder / "lock")
+    if lock is None:
         raise ValueError(
             f"{run.folder}: expected no other run, found one at work. Wait for it, or give another "
             "--out."
-        ) from None
+        )
+    os.set_inheritable(lock.fileno(), True)
     if marks.started(STAGES[0]):
         if code := _call(["-m", "datasets", *_common(args)]):
             sys.exit(code)

@@ -26,7 +26,7 @@ import torch
 from configs.command_line import run_stage
 from datasets.files import list_images, write_csv, write_image, write_json, write_mask
 from datasets.pictures import paint_mask
-from datasets.record import Record, check_name
+from datasets.record import Record
 from execution import ranks
 from execution.progress import progress
 from inference.images import Picture, load_pictures
@@ -146,7 +146,7 @@ def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
         for file, relative in list_images(entry):
             name = "_".join(relative.with_suffix("").parts)
             try:
-                check_name(name)
+                record = Record(name, file, ())
             except ValueError as error:
                 problems[name] = str(error)
                 continue
@@ -156,7 +156,7 @@ def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
                     f"{file}: expected another name than {known.image}, both would be {name}. "
                     "Predict their folders one by one, or give the folder above both."
                 )
-            records[name] = Record(name, file, ())
+            records[name] = record
     return list(records.values())
 
 

@@ -5,14 +5,14 @@ do not add up make them write beyond their memory. So all of it is checked and c
 """
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pydantic import Field
+
+from datasets import decoding
 
 FARTHEST = 1e7  # pixels; coordinates beyond it are taken for an error
 Coordinate = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)]
@@ -108,7 +108,7 @@ def of_picture(text: str, left_top: Point, size: Size) -> np.ndarray:
         ValueError: not such a picture, or one larger than the image.
     """
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
+        with decoding.opened(base64.b64decode(text, validate=True)) as picture:
             if picture.width > size[1] or picture.height > size[0]:
                 raise ValueError(f"{picture.width} x {picture.height} pixels")
             part = np.array(picture) > 0

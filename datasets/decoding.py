@@ -21,11 +21,16 @@ KINDS = "PNG, JPEG, BMP, TIFF or WebP"
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # others run programs, or are many pictures
 
 
+def opened(data: bytes) -> Image.Image:
+    """Open a picture of one of `FORMATS`; nothing is decoded yet."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
 def size(path: Path) -> tuple[int, int]:
     """Return the (H, W) of a picture, EXIF orientation applied, from its head if that tells."""
     data = read_bytes(path, "an image")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with opened(data) as picture:
             turned = picture.getexif().get(ORIENTATION) in TRANSPOSED
             return picture.size if turned else picture.size[::-1]
     except UnidentifiedImageError:
@@ -69,7 +74,7 @@ def read_bytes(path: Path, what: str) -> bytes:
 def _decode_colour(data: bytes) -> np.ndarray:
     """Return (H, W, 3) colour or, of grey deeper than 8 bit, (H, W) levels."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with opened(data) as picture:
             picture.load()
             picture = ImageOps.exif_transpose(picture)
             deep = picture.mode.startswith(("I", "F"))
@@ -102,7 +107,7 @@ def read_grey(path: Path, what: str) -> np.ndarray:
     """Read a picture of any mode as (H, W) grey levels, of the depth that it has."""
     data = read_bytes(path, what)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with opened(data) as picture:
             deep = picture.mode.startswith(("I", "F"))
             pixels = np.array(picture if deep else picture.convert("L"))
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -114,7 +119,7 @@ def read_single_channel(path: Path, what: str) -> np.ndarray:
     """Read grey levels or palette indices as (H, W) uint8."""
     data = read_bytes(path, what)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with opened(data) as picture:
             picture.load()
             mode = picture.mode
             pixels = np.array(picture)

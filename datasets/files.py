@@ -178,9 +178,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda to: to.write_bytes(content))
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Add lines to a text file, all or none; one of a file that ends within a line is dropped."""
-    write_text(path, "".join(f"{line}\n" for line in [*read_lines(path), *lines]))
+    write_lines(path, [*read_lines(path), *lines])
 
 
 def read_lines(path: Path) -> list[str]:

@@ -38,7 +38,7 @@ class Record:
     group: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        _check_name(self.name)
         if not self.group:
             object.__setattr__(self, "group", self.name)
         if list(self.classes) != sorted(set(self.classes)):
@@ -52,7 +52,7 @@ class Record:
             )
 
 
-def check_name(name: str) -> None:
+def _check_name(name: str) -> None:
     """Refuse a name under which no file can be written, or one elsewhere.
 
     Raises:

@@ -4,6 +4,19 @@ import fcntl
 from pathlib import Path
 from typing import TextIO
 
+
+def taken(path: Path) -> TextIO | None:
+    """Lock a file, made if missing, until it is closed; None if another process has locked it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
 _held: dict[Path, TextIO] = {}  # of this process, which gives them back when it ends
 
 
@@ -18,14 +31,9 @@ def hold(folder: Path) -> None:
     path = folder.resolve().with_name(f".{folder.name}.lock")
     if path in _held:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
+    if (file := taken(path)) is None:
         raise ValueError(
             f"{folder}: expected to write here alone, got another call that does. Wait until it "
             "has ended, or give another --out."
-        ) from error
+        )
     _held[path] = file

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datasets.files import append_lines, read_lines, write_text
+from datasets.files import append_lines, read_lines, write_lines, write_text
 from datasets.sources import GROUPS_NAME
 from runfolder.results import not_a_result
 from runfolder.run import Run
@@ -110,7 +110,7 @@ class Marks:
                 path.unlink(missing_ok=True)
         if gone:
             append_lines(self.folder / "old_results.jsonl", gone)
-            write_text(self.run.results_path, "".join(f"{line}\n" for line in kept))
+            write_lines(self.run.results_path, kept)
         (self.folder / f"{stage.name}.started").unlink(missing_ok=True)
 
     def _results_of(self, stage: Stage) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from datasets.files import append_lines, read_lines, write_text
+from datasets.files import append_lines, read_lines, write_lines
 
 
 class TrainingLog:
@@ -34,7 +34,7 @@ class TrainingLog:
         self.path = folder / "log.jsonl"
         self.num_steps = num_steps
         kept = [line for line in read_lines(self.path) if self._epoch(line) < first_epoch]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        write_lines(self.path, kept)
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=first_epoch)
 
     def _epoch(self, line: str) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from configs import fingerprint, load
 from configs.command_line import ROOT, run_stage, stage_parser
 from datasets.surfaces import SURFACES, write_surface
+from pipeline import STAGES, commands
 from studies.ablation import Job, results_of
 
 DEFAULT = str(ROOT / "configs/folder.toml")
@@ -75,9 +76,8 @@ def saliency_alone(job: Job) -> list[dict[str, Any]]:
 
 def whole_pipeline(job: Job) -> list[dict[str, Any]]:
     """Run all stages; return the row of the second stage."""
-    stages = [["make_saliency.py"], ["train_stac.py", "--resume"], ["make_cams.py"]]
-    stages += [["make_pseudo_labels.py"], ["-m", "segmentation.train", "--resume"]]
-    stages += [["-m", "segmentation.infer"]]
+    config = load(job.args.config, [*job.args.set, *job.changes])
+    stages = [next(commands(stage, config)) for stage in STAGES]  # each without what scores it
     return _rows_of(job, [*stages, ["evaluation.py", "--kind", "segmentation", "--detailed"]])
 
 

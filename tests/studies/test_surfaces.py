@@ -63,3 +63,28 @@ def test_wrong_names_are_refused(tmp_path):
         surfaces.main(["--out", str(tmp_path), "--real", "moon=x"])
     with pytest.raises(ValueError, match="expected --real mtd=DIR for mtd"):
         surfaces.main(["--out", str(tmp_path), "--only", "mtd"])
+
+
+def test_the_whole_pipeline_runs_the_stages_in_order_and_scores_the_second_one(
+    tmp_path, monkeypatch, capsys
+):
+    words_of_calls = []
+    monkeypatch.setattr(ablation.Job, "call", lambda job, words: words_of_calls.append(words))
+    row = {"images": 54, "miou": 50.0, "fg_iou": 40.0}
+    row["detailed"] = {"boundary_f1": [60.0, None], "area_ratio": 120.0}
+    found = iter(([], [row]))
+    monkeypatch.setattr(surfaces, "results_of", lambda *_: next(found))
+    monkeypatch.setattr(surfaces, "NUM_DEFECTIVE", 2)
+    monkeypatch.setattr(surfaces, "NUM_GOOD", 1)
+    table = run(tmp_path, capsys, "--only", "wood", "--whole")
+    assert [words[-1 if words[-1] != "--resume" else -2] for words in words_of_calls[:-1]] == [
+        "make_saliency",
+        "train_stac",
+        "make_cams",
+        "make_pseudo_labels",
+        "segmentation.train",
+        "segmentation.infer",
+    ]
+    assert words_of_calls[-1] == ["evaluation.py", "--kind", "segmentation", "--detailed"]
+    assert table[0] == ["surface", "images", *surfaces.WHOLE_HEAD]
+    assert table[2] == ["wood", "54", "50.00", "40.00", "60.00", "120.00"]

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     marks = Marks(run, STAGES)
     again = _command_again(args)
 
-    # One call at a time, and nothing is removed before the data was found readable.
+    # One call at a time, and nothing is removed before every file was found usable.
     lock = taken(marks.folder / "lock")
     if lock is None:
         raise ValueError(
@@ -85,12 +85,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--out."
         )
     os.set_inheritable(lock.fileno(), True)
-    if marks.started(STAGES[0]):
-        if code := _call(["-m", "datasets", *_common(args)]):
-            sys.exit(code)
-        if args.restart:
-            marks.forget_from(0)
-            run.results_path.unlink(missing_ok=True)
+    has_maps = marks.done(STAGES[0]) == fingerprint(run.config, sections_of(STAGES[0]))
+    if args.restart or args.skip_bad or not has_maps:
+        flags = ["--device", args.device, *(["--skip-bad"] if args.skip_bad else [])]
+        if code := _call(["-m", "inference.preflight", *_common(args), *flags]):
+            sys.exit(code if code > 0 else 1)  # below 0: killed, mostly for want of memory
+    if args.restart:
+        marks.forget_from(0)
+        run.results_path.unlink(missing_ok=True)
     marks.refuse_foreign_files()
     marks.forget_other_labels(args.restart)
 
@@ -258,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--restart", action="store_true")
+    add("--skip-bad", action="store_true")
     add("--called-from", default=".", help=argparse.SUPPRESS)
     return parser
 

@@ -6,10 +6,11 @@ for word in "$@"; do
   [[ $word == -h || $word == --help ]] || continue
   cat <<'HELP'
 usage: bash run_STAC.sh [CONFIG ...] [--set KEY=VALUE ...] [--out DIR] [--device D] [--restart]
+                        [--skip-bad]
 
 Runs saliency, training, CAMs, pseudo labels and segmentation of one config, scores each against
 the masks where the data has them, prints one table and writes OUT/report.html. Sets itself up
-first.
+first, and looks whether every file can be used before it begins.
 
   CONFIG ...           settings of all stages; keys of a later file replace those of an earlier
                        one (default: DIR/config.toml of the run in --out DIR, else
@@ -18,6 +19,8 @@ first.
   --out DIR            run folder for every file of the run (default: runs/<names of CONFIG>)
   --device D           auto, cpu or cuda (default: auto, CUDA where there is one)
   --restart            begin anew: remove what earlier calls wrote to the run folder
+  --skip-bad           go on without pictures that cannot be used; they are listed in
+                       OUT/skipped.csv
   -h, --help           show this
 
 A stopped run continues at the stage it had reached when the same command is given again. With

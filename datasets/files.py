@@ -77,7 +77,16 @@ def read_image(path: Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: not a picture, or damaged.
     """
-    pixels = decoding.to_8_bit(decoding.read_colour(path), path)
+    return in_colour(decoding.read_colour(path), path)
+
+
+def in_colour(levels: np.ndarray, path: Path) -> np.ndarray:
+    """Return levels of a picture, (H, W) or (H, W, 3) of any depth, as `read_image` does.
+
+    Raises:
+        ValueError: levels that are no whole numbers, or of more than 16 bit.
+    """
+    pixels = decoding.to_8_bit(levels, path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 

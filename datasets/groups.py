@@ -198,6 +198,8 @@ def _thumbnail(path: Path) -> np.ndarray:
     A large JPEG is decoded at a fraction of its size.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return np.zeros((SIDE, SIDE), np.float16)
         with Image.open(path) as picture:
             picture.draft("L", (4 * SIDE, 4 * SIDE))
             is_plain = picture.mode in ("L", "RGB", "P")

@@ -20,20 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from configs.command_line import load_run, run_stage, stage_parser
-from datasets.checks import (
-    KINDS,
-    SHOWN,
-    STOPS_TRAINING,
-    Facts,
-    Problem,
-    area_quantiles,
-    check_data,
-    copies_in,
-    count_labels,
-    left_out,
-)
+from datasets.checks import area_quantiles, check_data, copies_in, count_labels, left_out
 from datasets.files import read_image, read_truth, write_image
 from datasets.pictures import colour_legend, fit_cell, paint_mask
+from datasets.problems import SHOWN, STOPS_TRAINING, problem_list, that_stop
+from datasets.record_checks import Facts
 from datasets.sources import Data, draw_warnings, read_data
 
 NUM_EXAMPLES = 5
@@ -60,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _draw_copies(out_dir / "copies.png", copies)
     for line in draw_warnings(data):
         print(f"warning: {line}")
-    print(f"\n{_problem_list(problems)}")
-    fatal = [problem for problem in problems if KINDS[problem.kind] == STOPS_TRAINING]
+    print(f"\n{problem_list(problems)}")
+    fatal = that_stop(problems, STOPS_TRAINING)
     if fatal:
         raise ValueError(
             f"{config.data.root}: expected data to train on, got {len(fatal)} problems that stop "
@@ -150,17 +141,6 @@ def _draw_copies(path: Path, copies: Sequence[Sequence[Facts]]) -> None:
         f"\nwrote {path}: {len(rows)} of {len(copies)} groups that show the same thing, one a row; "
         f"{images} images are in such groups, the largest has {largest}"
     )
-
-
-def _problem_list(problems: Sequence[Problem]) -> str:
-    lines = []
-    for kind, consequence in KINDS.items():
-        texts = [problem.text for problem in problems if problem.kind == kind]
-        if texts:
-            lines.append(f"{kind}: {len(texts)} ({consequence})")
-            lines += [f"  {text}" for text in texts[:SHOWN]]
-            lines += [f"  ... and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
-    return "\n".join(lines) or "no problems found"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

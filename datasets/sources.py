@@ -23,8 +23,10 @@ from datasets.layouts.sample import read_sample
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
 from datasets.outlines import read_coco
+from datasets.problems import Problem, Refused
 from datasets.record import Record, check_num_classes, spread
 from datasets.sample import write_sample
+from datasets.skipped import SKIPPED_NAME, read_skipped
 from datasets.splits import draw, single_groups
 
 GROUPS_NAME = "groups.csv"  # beside labels.csv
@@ -85,11 +87,11 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
         settings: data section of a config.
         labels_path: `labels.csv` of the run. Sources whose release has no image labels
             (NEU-Seg) take them from the masks once and keep them there; with that file
-            in place no mask is opened any more. groups.csv lies beside it.
+            in place no mask is opened any more. groups.csv and skipped.csv lie beside it.
 
     Raises:
         FileNotFoundError: the folder is not there or holds no image of the layout.
-        ValueError: labels, names or files that do not fit.
+        ValueError: labels, names or files that do not fit; of single files `Refused`.
     """
     root = Path(settings.root).expanduser()
     if settings.source == "sample":
@@ -99,7 +101,10 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
             f"{root}: expected the folder of the {settings.source} release, found none. "
             "Set data.root to where it was unpacked."
         )
-    class_names, splits = _read_layout(root, settings, labels_path)
+    skipped = read_skipped(labels_path.with_name(SKIPPED_NAME))
+    class_names, splits = _read_layout(root, settings, labels_path, skipped)
+    if skipped:
+        splits = {s: tuple(r for r in rs if r.image not in skipped) for s, rs in splits.items()}
     check_num_classes(len(class_names), root)
     _refuse_repeated_names(splits)
     if settings.annotations:
@@ -132,7 +137,9 @@ def draw_warnings(data: Data) -> list[str]:
     ]
 
 
-def _read_layout(root: Path, settings: DataConfig, labels_path: Path) -> Layout:
+def _read_layout(
+    root: Path, settings: DataConfig, labels_path: Path, skipped: frozenset[Path]
+) -> Layout:
     lists = {"train": settings.train_list, "test": settings.test_list}
     match settings.source:
         case "sample":
@@ -150,7 +157,7 @@ def _read_layout(root: Path, settings: DataConfig, labels_path: Path) -> Layout:
         case "authors":
             return read_authors(root, lists, settings.table, settings.classes, settings.prefix)
         case "folder":
-            return read_folder(root, settings.mask_level)
+            return read_folder(root, settings.mask_level, skipped)
         case "csv":
             return read_table(root, settings.table, settings.classes, settings.mask_level)
     raise ValueError(f"data.source: expected a reader, got {settings.source!r}.")
@@ -230,13 +237,17 @@ def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:
 def _refuse_repeated_names(splits: Splits) -> None:
     """Check that no two records share a name, in one split or across them."""
     images: dict[str, Path] = {}
+    refused: list[Problem] = []
     for record in (record for records in splits.values() for record in records):
         if record.name in images:
-            raise ValueError(
+            text = (
                 f"{record.image}: expected unique names, got {record.name} for "
                 f"{images[record.name]} too. Rename or remove one of them."
             )
-        images[record.name] = record.image
+            refused.append(Problem("duplicate name", text, (record.image,)))
+        images.setdefault(record.name, record.image)
+    if refused:
+        raise Refused(refused)
 
 
 def _hold_out(

@@ -33,6 +33,7 @@ HIGH = 0.6  # a pixel may belong to a class whose prior is this or more
 LOW = 0.35  # a pixel whose priors are all this or less is background
 ROBUSTNESS = 0.7  # q of the generalised cross-entropy
 FEATURE_SIZE = 322  # pixels; the features are those of an image of this size squared
+FEATURE_BYTES = 500_000  # of an image on the disk, about, with a ViT-S
 BATCH_SIZE = 16
 LR = 1e-3
 MIN_LR = 1e-5  # what the schedule ends with

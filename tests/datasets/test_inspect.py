@@ -11,11 +11,11 @@ from PIL import Image
 
 import datasets.inspect
 from configs.command_line import ROOT, run_stage
-from datasets.checks import Facts
 from datasets.files import read_image, write_image, write_mask
 from datasets.inspect import choose_examples
 from datasets.pictures import CELL, GAP
 from datasets.record import Record
+from datasets.record_checks import Facts
 
 SIZE = (37, 50)
 CLASSES = ("inclusion", "patches", "scratches")

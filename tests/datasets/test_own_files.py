@@ -124,7 +124,7 @@ def test_folder_faults_are_named(parts, tmp_path, write_picture):
         read("folder", parts, test_share=0.0)
     (parts / "dent/1.png").unlink()
     (parts / "hole").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"hole: expected images .*an empty folder"):
+    with pytest.raises(ValueError, match=r"hole: expected images .*an empty folder"):
         read("folder", parts)
     write_picture(tmp_path / "free/good/1.jpg")
     with pytest.raises(

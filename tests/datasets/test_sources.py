@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from configs import DataConfig
-from datasets import __main__ as command
 from datasets.files import read_truth, write_image
 from datasets.layouts.neu_seg import NEU_SEG_CLASSES
 from datasets.record import Record
 from datasets.sources import Data, read_data
+from inference import preflight
 
 NEU_LABELS = {
     "000001": (0,),
@@ -72,17 +72,22 @@ def test_neu_seg_labels_are_written_once_and_masks_never_opened_again(neu_root, 
     assert path.stat().st_mtime_ns == written
 
 
-def test_the_check_before_a_run_writes_nothing_and_wants_the_scored_split(neu_root, tmp_path):
+def test_the_check_before_a_run_writes_nothing_and_wants_the_scored_split(
+    neu_root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preflight, "pass_a_batch", lambda *_: 0)
+    for number, path in enumerate(sorted(neu_root.glob("images/training/*"))):
+        write_image(path, np.full((6, 8), 20 * number, np.uint8))  # pictures that differ
     settings = ["data.source=neu_seg", f"data.root={neu_root}"]
     common = ["--out", str(tmp_path / "run"), "--set", *settings]
-    command.main([*common, "data.eval_split=val"])
+    preflight.main([*common, "data.eval_split=val"])
     with pytest.raises(ValueError, match="split 'test': expected one of train, fit, val"):
-        command.main([*common, "data.eval_split=test"])
+        preflight.main([*common, "data.eval_split=test"])
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     read_data(neu(neu_root), tmp_path / "run/labels.csv")
     shutil.rmtree(neu_root / "annotations")
-    command.main([*common, "data.eval_split=val"])
+    preflight.main([*common, "data.eval_split=val"])
 
 
 def test_neu_seg_test_names_end_in_t(neu_root, tmp_path, write_neu_split):

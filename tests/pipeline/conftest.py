@@ -3,11 +3,13 @@
 import sys
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-import datasets.__main__
 import pipeline
+from configs.command_line import load_run, stage_parser
+from inference import preflight
 
 FOLDERS = {  # of the run folder, by the module that writes them
     "make_saliency": "saliency",
@@ -72,7 +74,7 @@ class Runner:
     def call(self, words):
         """Stand in for pipeline._call."""
         module = words[1] if words[0] == "-m" else words[0]
-        if module == "datasets":
+        if module == "inference.preflight":
             return check_data(words[2:])
         self.words.append(list(words))
         if module in FOLDERS:
@@ -88,7 +90,9 @@ class Runner:
 
 def check_data(arguments):
     try:
-        datasets.__main__.main(arguments)
+        config, _ = load_run(stage_parser("").parse_args(arguments))
+        with TemporaryDirectory() as folder:
+            preflight.look(config, Path(folder))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -38,6 +38,7 @@ from configs.command_line import run_stage
 from datasets.atomic import temporary_name
 from datasets.files import list_images, read_image
 from datasets.transforms import as_image, eval_transform
+from inference.localise import label_thresholds
 from inference.models import load_trained, run_in
 from inference.segment import network_from_checkpoint
 from models.cam import raw_cam
@@ -147,7 +148,7 @@ def exportable_localiser(run: Run, checkpoint: Checkpoint) -> Exportable:
     unit = stac.encoder.patch_size
     size = tuple(n * patch for n, patch in zip(stac.encoder.grid_size, unit, strict=True))
     steps = [
-        "a class is present where its score is at least label_threshold",
+        "a class is present where its score is at least its label threshold",
         "resize cam bilinearly to the image's size, scale each present class to [0, 1]",
         "rescale each present class, linearly below and above its threshold, so that this is 0.5",
         "a pixel is of the present class with the highest value if that is above 0.5, "
@@ -156,7 +157,7 @@ def exportable_localiser(run: Run, checkpoint: Checkpoint) -> Exportable:
     metadata = _metadata(checkpoint, size, unit, steps) | {
         "cam_type": cam_type,
         "scales": list(config.cam.scales),
-        "label_threshold": config.cam.label_threshold,
+        "label_thresholds": label_thresholds(config.cam, checkpoint),
         "thresholds": thresholds_for_new_images(run, checkpoint["class_names"]),
     }
     model = LocaliserOutputs(stac, cam_type).eval()

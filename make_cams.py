@@ -19,15 +19,13 @@ import numpy as np
 
 from configs.command_line import run_stage, stage_parser
 from datasets.files import Cam, cam_bytes, write_bytes
-from datasets.record import Record
 from execution import ranks
 from execution.progress import progress
-from inference.localise import Localised
 from inference.models import localiser_of
 from models.device import select_device
 from pipeline import next_step
 from runfolder.checkpoint import check_classes, load_checkpoint
-from runfolder.run import CamMeta, Run, begin_folder, open_run, write_meta
+from runfolder.run import CamMeta, begin_folder, open_run, write_meta
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for record, _, output in progress(localised, "CAMs", len(own)):
         contents: dict[tuple, bytes] = {}  # given and predicted labels are mostly the same
         for (cam_type, labels), folder in folders.items():
-            classes = _present(record, output, labels, run)
+            is_given = labels == "given"
+            classes = list(record.classes) if is_given else localiser.predicted(output.scores)
             key = cam_type, *classes
             if key not in contents:
                 maps = output.cam(cam_type, classes)
@@ -77,19 +76,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings=dataclasses.asdict(cam),
             checkpoint=checkpoint.path.name,
             progress=checkpoint["progress"],
+            label_thresholds=localiser.label_thresholds,
             masked=checkpoint.get("masked", []),
         )
         write_meta(folder, meta)
     written = ", ".join(f"{cam_type}/{labels}" for cam_type, labels in folders)
     print(f"wrote the CAMs of {len(records)} images to {run.folder}/cams/: {written}")
     print(next_step("cams", run))
-
-
-def _present(record: Record, output: Localised, labels: str, run: Run) -> list[int]:
-    """Return the classes whose maps are written."""
-    if labels == "given":
-        return list(record.classes)
-    return np.flatnonzero(output.scores >= run.config.cam.label_threshold).tolist()
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ def localise(
     """
     settings = run.config.pseudo_label
     for record, pixels, output in localiser.over(records, 0, problems):
-        present = np.flatnonzero(output.scores >= run.config.cam.label_threshold).tolist()
+        present = localiser.predicted(output.scores)
         maps = output.cam(settings.cam_type, present)
         maps = refined(pixels, maps, settings, localiser.device)
         confidence = maps.max(axis=0) if present else np.zeros(output.size, np.float32)

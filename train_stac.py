@@ -52,6 +52,7 @@ from runfolder.checkpoint import (
 )
 from runfolder.run import Run, SaliencyMeta, masked_in, open_run, read_meta
 from runfolder.training_log import TrainingLog
+from scoring.images import even_thresholds
 
 LR_BATCH = 512  # train.lr is the rate of a batch of this size
 MIN_LR = 1e-6  # first and last rate of the schedule
@@ -95,10 +96,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Where an earlier call stopped.
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": None}
     begun: list[dict[str, float]] = []  # losses of the steps of an epoch that was begun
+    label_thresholds: list[float] = []  # of the last validation
     run.begin_stage(run.stac_dir)
     path = run.stac_dir / "checkpoint.pt"
     if args.resume and path.is_file():
         checkpoint = load_checkpoint(path, "train_stac.py")
+        label_thresholds = checkpoint.get("label_thresholds", [])
         refuse_other_settings(checkpoint["config"], config, RESUME_SECTIONS, "stac/checkpoint.pt")
         state = restore_training(checkpoint, model, optimizer, scaler)
         begun = checkpoint.get("begun", [])
@@ -123,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for batch in islice(batches, len(rows), None):
             if rows and pauses.due():
                 saved = training_state(model, optimizer, scaler, state)
-                save_checkpoint(path, facts | saved | {"begun": rows})
+                saved |= {"begun": rows, "label_thresholds": label_thresholds}
+                save_checkpoint(path, facts | saved)
                 pauses.saved()
             # A step: rate, forward, loss, backward, clip, update.
             torch.manual_seed(seed_of(train.seed, state["step"] * ranks.size() + ranks.rank()))
@@ -149,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         line["train"] = mean_terms(rows)
         is_best = False
         if state["step"] == num_steps or state["epoch"] % train.eval_every == 0:
-            line["val"] = validate(model, val_data, config, device, dtype)
+            line["val"], label_thresholds = validate(model, val_data, config, device, dtype)
             loss, best = line["val"]["total"], state["best"]
             is_best = math.isfinite(loss) and (best is None or loss <= best)
             state["best"] = loss if is_best else best
@@ -158,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Files: checkpoint.pt last, as a resume from it takes the others for written.
         if ranks.is_first():
             log.write(line)
+            facts["label_thresholds"] = label_thresholds
             if is_best:
                 best = {"model": model.state_dict(), "progress": dict(state)}
                 save_checkpoint(run.stac_dir / "best.pt", facts | best)
@@ -229,8 +234,13 @@ def whole_batch(
 @torch.no_grad()
 def validate(
     model: Stac, dataset: ImageMapDataset, config: Config, device: torch.device, dtype: Any
-) -> dict[str, float]:
-    """Return the mean losses and the classification mAP (%) on held-out training images."""
+) -> tuple[dict[str, float], list[float]]:
+    """Score held-out training images.
+
+    Returns:
+        The mean losses and the classification mAP (%); and the image score from which each class
+        is taken to be there.
+    """
     model.eval()
     generator = torch.Generator(device)
     found: dict[int, tuple] = {}
@@ -244,8 +254,9 @@ def validate(
     for of_rank in ranks.gathered(found):
         found |= of_rank
     rows, scores, labels = zip(*(found[number] for number in sorted(found)), strict=True)
-    precision = mean_average_precision(np.concatenate(labels), np.concatenate(scores))
-    return {**mean_terms(rows), "map": precision}
+    labels, scores = np.concatenate(labels), np.concatenate(scores)
+    precision = mean_average_precision(labels, scores)
+    return {**mean_terms(rows), "map": precision}, even_thresholds(scores, labels > 0)
 
 
 def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:

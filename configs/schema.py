@@ -239,8 +239,8 @@ class CamConfig:
     """Add the maps of the mirror images."""
     batch_size: PositiveInt = 16
     """Images, or tiles, at a time."""
-    label_threshold: Share = 0.5
-    """Image score from which a class counts as predicted."""
+    label_threshold: Share = 0.0
+    """Image score from which a class counts as predicted; 0 = learnt for each class."""
     tile: Side = 0
     """Side in pixels of square tiles of the native image, each brought to train.image_size; best
     equal to train.crop. 0 = the whole image."""

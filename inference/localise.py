@@ -53,6 +53,7 @@ class Localiser:
     Attributes:
         class_names: K names.
         settings: how its maps are made: types, scales, flip, tiles.
+        label_thresholds: K image scores, from which a class counts as predicted.
     """
 
     def __init__(self, checkpoint: Mapping[str, Any], settings: CamConfig, device: torch.device):
@@ -60,6 +61,7 @@ class Localiser:
         train = from_dict(checkpoint["config"]).train
         self.class_names: list[str] = list(checkpoint["class_names"])
         self.settings = settings
+        self.label_thresholds = label_thresholds(settings, checkpoint)
         self.device = device
         self.dtype = amp_dtype(device, train.amp)
         self.network = stac_from_checkpoint(checkpoint).to(device)
@@ -85,6 +87,10 @@ class Localiser:
         """
         transforms = () if self.settings.tile else self.transforms
         yield from self.over_pictures(load_pictures(records, transforms, workers, problems))
+
+    def predicted(self, scores: np.ndarray) -> list[int]:
+        """Return the classes that K image scores say are there."""
+        return np.flatnonzero(scores >= self.label_thresholds).tolist()
 
     def over_pictures(
         self, pictures: Iterable[Picture]
@@ -126,6 +132,15 @@ class Localiser:
             TileMaps({name: [s[i] for s in of_scales] for name, of_scales in maps.items()}, score)
             for i, score in enumerate(mean_scores)
         ]
+
+
+def label_thresholds(settings: CamConfig, checkpoint: Mapping[str, Any]) -> list[float]:
+    """Return K image scores, from which a class counts as predicted.
+
+    They are set, learnt by train_stac.py, or 0.5 of checkpoints from elsewhere.
+    """
+    learnt = checkpoint.get("label_thresholds") or [0.5] * len(checkpoint["class_names"])
+    return [settings.label_threshold or threshold for threshold in learnt]
 
 
 def scaled_sizes(

@@ -25,13 +25,14 @@ class Facts(BaseModel):
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
     std: Annotated[list[float], Field(min_length=3, max_length=3)]
     progress: dict[str, Any]
+    label_thresholds: list[Annotated[float, Field(ge=0, le=1)]] = []  # of a localiser
 
 
 class Checkpoint(dict):
     """The content of a checkpoint.
 
-    It holds model, config, class_names, mean, std and progress, and for a resume optimizer, scaler
-    and, with averaged weights, trained.
+    It holds model, config, class_names, mean, std and progress, of a localiser label_thresholds,
+    and for a resume optimizer, scaler and, with averaged weights, trained.
 
     Attributes:
         path: of the file.

@@ -73,6 +73,7 @@ class CamMeta:
         checkpoint: file name of the localiser's.
         progress: of its training.
         masked: as of the saliency maps that it was trained with.
+        label_thresholds: image scores from which classes were predicted.
     """
 
     type: str
@@ -81,6 +82,7 @@ class CamMeta:
     checkpoint: str
     progress: dict[str, Any]
     masked: list[str] = field(default_factory=list)
+    label_thresholds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ SCORES_NAME = "scores.csv"  # of predictions/
 def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
     """Return what was said of the images that are asked for, None where their labels were given.
 
-    A localiser says that a class is there from cam.label_threshold on; the second stage, where its
+    A localiser says that a class is there where it has written its CAM; the second stage, where its
     mask shows it. CAMs of every type have the same scores; those of pseudo_label.cam_type are read.
     Masks that were brought without scores have those of 0 and 1.
 
@@ -33,8 +33,9 @@ def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
     folder = run.maps_dir(asked.kind, asked.cam_type, asked.labels)
     paths = maps_of(folder, asked.kind, records)
     if of_localiser:
-        scores = np.array([read_cam(path).scores for path in paths])
-        present = scores >= run.config.cam.label_threshold
+        cams = [read_cam(path) for path in paths]
+        scores = np.array([cam.scores for cam in cams])
+        present = np.array([np.isin(range(run.num_classes), cam.classes) for cam in cams])
     else:
         values = [np.unique(read_mask(path, run.num_classes)) for path in paths]
         present = np.array([np.isin(range(1, run.num_classes + 1), v) for v in values])

@@ -28,6 +28,27 @@ class Verdicts(NamedTuple):
     groups: Sequence[str]
 
 
+def even_thresholds(scores: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Return for each class the score from which as many images have it as show it.
+
+    So classes are missed as often as they are invented, also where training was short and all
+    scores of a class lie on one side of 0.5.
+
+    Args:
+        scores: (N, K) in [0, 1], of images that were not trained on.
+        labels: (N, K) bool.
+
+    Returns:
+        K thresholds, each halfway between two scores; 0.5 of a class that all or none show.
+    """
+    thresholds = []
+    for of_class, shown in zip(scores.T, labels.T, strict=True):
+        ordered, count = np.sort(of_class)[::-1], int(shown.sum())
+        is_told = 0 < count < len(ordered)
+        thresholds.append(float(ordered[count - 1 : count + 1].mean()) if is_told else 0.5)
+    return thresholds
+
+
 def image_figures(
     said: Verdicts, class_names: Sequence[str], rounds: int = ROUNDS, seed: int = 0
 ) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The whole localiser: shapes, gradients, scores and its checkpoint."""
 
+import math
+
 import pytest
 import torch
 
@@ -91,6 +93,22 @@ def test_image_score_is_the_sigmoid_of_the_mean_logit():
     )
     # sigmoid(1) = 0.731059, sigmoid(-1) = 0.268941
     assert image_scores(chosen)[0].tolist() == pytest.approx([0.731059, 0.268941], abs=1e-6)
+
+
+def test_image_score_is_the_mean_with_the_highest_pixels_of_the_head():
+    torch.manual_seed(0)
+    output = build_stac(settings(), 2).eval()(torch.randn(1, 3, *SIZE))
+    logits = torch.full((1, 3, 20, 20), -9.0)
+    logits[:, 0] = 9.0  # background
+    logits[0, :, 0, :4] = torch.tensor([0.0, 0.0, math.log(2)])[:, None]  # shares 1/4, 1/4, 1/2
+    chosen = output._replace(
+        class_logits=torch.tensor([[2.0, -1.0]]),
+        patch_logits=torch.tensor([[0.0, -1.0]]),
+        pixel_logits=logits,
+    )
+    # The highest 1 % of 400 pixels are these four.
+    expected = [(0.731059 + 0.25) / 2, (0.268941 + 0.5) / 2]
+    assert image_scores(chosen)[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_model_is_rebuilt_from_its_checkpoint_alone():

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from scoring.images import Verdicts, area_under_roc, average_precision, image_figures
+from scoring.images import (
+    Verdicts,
+    area_under_roc,
+    average_precision,
+    even_thresholds,
+    image_figures,
+)
 
 NAMES = ("crack", "dent")
 LABELS = [(1, 0), (1, 1), (0, 1), (0, 0), (0, 0)]
@@ -15,6 +21,15 @@ SCORES = [(0.9, 0.1), (0.8, 0.4), (0.1, 0.3), (0.2, 0.6), (0.1, 0.2)]
 def said(labels=LABELS, present=PRESENT, scores=SCORES, groups=None) -> Verdicts:
     groups = groups or [str(i) for i in range(len(labels))]
     return Verdicts(np.array(labels, bool), np.array(present, bool), np.array(scores), groups)
+
+
+def test_even_thresholds_let_as_many_images_pass_as_show_the_class():
+    scores = np.array([(0.40, 0.9), (0.10, 0.8), (0.30, 0.7), (0.20, 0.1)])
+    labels = np.array([(1, 1), (0, 1), (1, 1), (0, 1)], bool)
+    # Two show the first class: between .3 and .2. All show the second, which tells nothing.
+    assert even_thresholds(scores, labels) == pytest.approx([0.25, 0.5])
+    assert even_thresholds(scores, ~labels) == pytest.approx([0.25, 0.5])
+    assert even_thresholds(scores[:0], labels[:0]) == [0.5, 0.5]
 
 
 def test_counts_by_hand():

@@ -12,7 +12,7 @@ import make_cams
 from configs import Config, load, to_dict
 from datasets.files import read_cam, read_image
 from datasets.transforms import as_image, eval_transform
-from inference.localise import Localised, Localiser, TileMaps
+from inference.localise import Localised, Localiser, TileMaps, label_thresholds
 from models.cam import min_max
 from models.stac import build_stac, image_scores
 from models.tiles import tiles_of
@@ -46,6 +46,7 @@ def content_of(config: Config) -> dict:
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
         "progress": {"epoch": 1, "step": 2},
+        "label_thresholds": [0.4, 0.5, 0.6],
     }
 
 
@@ -98,10 +99,12 @@ def test_pixel_maps_are_refused_of_a_localiser_without_the_head(tmp_path):
         make(tmp_path, "train.pixel_block=0")
 
 
-def test_predicted_maps_follow_the_scores(run_dir):
+def test_predicted_maps_follow_the_scores_and_what_training_learnt(run_dir):
+    thresholds = [0.4, 0.5, 0.6]
+    assert run_of(run_dir).read_cam_meta("fused", "predicted").label_thresholds == thresholds
     for record in records(run_dir):
         cam = read_cam(run_dir / f"cams/patchcam/predicted/{record.name}.npz")
-        assert cam.classes.tolist() == [k for k in range(3) if cam.scores[k] >= 0.5]
+        assert cam.classes.tolist() == np.flatnonzero(cam.scores >= thresholds).tolist()
 
 
 def test_meta_says_how_the_maps_were_made(run_dir):
@@ -112,7 +115,18 @@ def test_meta_says_how_the_maps_were_made(run_dir):
         settings=to_dict(run.config)["cam"],
         checkpoint="checkpoint.pt",
         progress={"epoch": 1, "step": 2},
+        label_thresholds=[0.4, 0.5, 0.6],
     )
+
+
+def test_a_threshold_of_the_config_holds_for_all_classes_and_without_one_it_is_half():
+    learnt = {"class_names": ["a", "b"], "label_thresholds": [0.2, 0.9]}
+    assert label_thresholds(Config().cam, learnt) == [0.2, 0.9]
+    assert label_thresholds(dataclasses.replace(Config().cam, label_threshold=0.7), learnt) == [
+        0.7,
+        0.7,
+    ]
+    assert label_thresholds(Config().cam, {"class_names": ["a", "b"]}) == [0.5, 0.5]
 
 
 def test_scales_and_flip_match_one_image_at_a_time():

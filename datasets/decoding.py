@@ -83,12 +83,21 @@ def _decode_colour(data: bytes) -> np.ndarray:
         # Pillow lacks some deep colour TIFF; OpenCV has them.
         if not data:
             raise ValueError("an empty file") from None
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        readable = _is_small_tiff(data)
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if readable else None
+        pixels = _decode_tiff(data) if _is_small_tiff(data) else None
         if pixels is None:
             raise ValueError("an unknown format") from None
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _decode_tiff(data: bytes) -> np.ndarray | None:
+    """Return what OpenCV decodes, None where it cannot; its many lines on stderr are kept back."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _is_small_tiff(data: bytes) -> bool:

@@ -129,6 +129,16 @@ def test_datasets_is_the_package_of_this_repository():
     assert Path(datasets.__file__).parent == ROOT / "datasets"
 
 
+def test_no_script_warns_when_it_is_loaded():
+    scripts = [path.stem for path in ROOT.glob("*.py") if path.name != "check_requirements.py"]
+    modules = [*scripts, *(name[:-3].replace("/", ".") for name in SCRIPTS_IN_PACKAGES)]
+    code = f"import {', '.join(modules)}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_datasets_is_ours_for_a_module_run_from_the_root():
     code = "import datasets; print(datasets.__file__)"
     printed = subprocess.run(

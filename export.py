@@ -134,8 +134,13 @@ def exportable_segmenter(checkpoint: Checkpoint) -> Exportable:
     size = network_size(settings.image_size, settings.network)
     steps = ["softmax over axis 1 gives probabilities", "resize bilinearly to the image's size"]
     steps.append("argmax over axis 1: 0 is background, k is class k of class_names, from 1")
+    steps.append(
+        "a region of class k, joined at sides and corners, that covers less of the image than "
+        "least_areas[k - 1] becomes what most of its border touches"
+    )
     unit = STRIDES[settings.network]
     metadata = _metadata(checkpoint, size, (unit, unit), steps)
+    metadata["least_areas"] = list(checkpoint.get("least_areas", ()))
     model = network_from_checkpoint(checkpoint)
     return Exportable("segmentation", model, ("logits",), size, (unit, unit), metadata)
 

@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     localiser = localiser_of(run, trained.localiser, device) if trained.localiser else None
     if trained.segmentation:
         segmenter = segmenter_of(run, trained.segmentation, device)
+        if args.min_area is not None:
+            segmenter.least_areas = []
         predictions = segment(segmenter, localiser, records, problems)
     else:
         thresholds = thresholds_for_new_images(run, class_names)
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     done: list[tuple[list, dict[str, Any], dict[str, list]]] = []
     for one in progress(predictions, "predict", len(records)):
         name = one.record.name
-        mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area)
+        mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area or 0)
         write_mask(to / f"masks/{name}.png", mask)
         overlay = np.round(255 * paint_mask(one.pixels, mask)).astype(np.uint8)
         write_image(to / f"overlays/{name}.jpg", overlay)
@@ -205,14 +207,15 @@ def segment(
 
     for record, pixels, logits in segmenter.over_pictures(pictures()):
         shares = logits.softmax(dim=0)
-        confidence, mask = shares.max(dim=0)
+        mask = segmenter.mask(logits)
+        confidence = shares.gather(0, torch.from_numpy(mask).to(shares.device).long()[None])[0]
         highest = shares[1:].amax(dim=(1, 2)).cpu().numpy()
         yield Prediction(
             record,
             pixels,
             scores.pop(record.name, highest),
             confidence.cpu().numpy(),
-            mask.to(torch.uint8).cpu().numpy(),
+            mask,
         )
 
 
@@ -247,7 +250,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--threshold: expected a number in [0, 1], got {args.threshold}. CAMs lie in [0, 1]."
         )
-    if args.min_area < 0:
+    if args.min_area is not None and args.min_area < 0:
         raise ValueError(
             f"--min-area: expected 0 pixels or more, got {args.min_area}. 0 keeps all objects."
         )
@@ -279,7 +282,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", metavar="DIR", help="where to write (default: predicted/ in the run's folder); its "
         "masks/ and overlays/ are never read as images")  # fmt: skip
     add("--format", nargs="+", choices=tuple(COCO_FORMATS), default=[], help="further files")
-    add("--min-area", type=int, default=0, metavar="PX", help="leave out smaller objects")
+    add("--min-area", type=int, metavar="PX", help="leave out smaller objects; 0 keeps all "
+        "(default: learnt from the pseudo labels, for each class)")  # fmt: skip
     add("--threshold", type=float, help="of CAMs, in [0, 1], only where a localiser alone is there "
         "(default: those of thresholds.json of the run)")  # fmt: skip
     add("--tile", type=int, metavar="PX", help="see larger images in tiles of this side; 0 = whole "

@@ -17,6 +17,7 @@ from models.device import amp_dtype, autocast
 from models.pamr import pamr
 from models.tiles import blend
 from segmentation.networks import build_network, network_size
+from segmentation.specks import without_specks
 
 PROBABILITY_FLOOR = 1e-8  # before a logarithm
 
@@ -27,6 +28,7 @@ class Segmenter:
     Attributes:
         class_names: K names.
         settings: how predictions are made: tiles, batch size, PAMR.
+        least_areas: K shares of an image; smaller regions are specks (segmentation.specks).
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Segmenter:
         trained = from_dict(checkpoint["config"]).segmentation
         self.class_names: list[str] = list(checkpoint["class_names"])
         self.settings = settings
+        self.least_areas: list[float] = list(checkpoint.get("least_areas", ()))
         self.device = device
         self.dtype = amp_dtype(device, trained.amp)
         self.network = network_from_checkpoint(checkpoint).to(device)
@@ -77,6 +80,10 @@ class Segmenter:
         """Return logits (B, K + 1, h, w) of one batch (B, 3, h, w)."""
         with autocast(self.device, self.dtype):
             return averaged(self.network, images[0].to(self.device))
+
+    def mask(self, logits: Tensor) -> np.ndarray:
+        """Return the mask values (H, W) uint8 of logits (K + 1, H, W): best classes, no specks."""
+        return without_specks(best_class(logits), self.least_areas)
 
 
 def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from models.vit import ClassTokenViT
 REFERENCE_PATCHES = 196  # grid of the paper, 14 x 14, that the pooling decay is meant for
 POOLING_DECAY = 0.996  # weight ratio between neighbouring ranks on that grid
 PIXEL_LR_SCALE = 10.0  # of the rate: that of the online segmentation head
-TOP_SHARE = 0.01  # of the pixels of that head, which tell of the image
+TOP_PART = 100  # one in so many pixels of that head tells of the image
 
 
 class StacOutput(NamedTuple):
@@ -143,14 +143,15 @@ def image_scores(output: StacOutput) -> Tensor:
     """Return how surely each class is in the image, (B, K) in [0, 1].
 
     That is sigmoid((class logit + patch logit) / 2). With an online segmentation head it is the
-    mean of that and of the class' share in the pixels where it is highest, `TOP_SHARE` of all: the
+    mean of that and of the class' share in the pixels where it is highest, one in `TOP_PART`: the
     head knows classes long before the logits do.
     """
     scores = torch.sigmoid((output.class_logits + output.patch_logits).float() / 2)
     if output.pixel_logits is None:
         return scores
     shares = output.pixel_logits.float().softmax(dim=1)[:, 1:].flatten(2)  # (B, K, pixels)
-    highest = shares.topk(max(1, round(TOP_SHARE * shares.shape[2])), dim=2).values
+    count = -(-shares.shape[2] // TOP_PART)
+    highest = shares.topk(count, dim=2).values
     return (scores + highest.mean(dim=2)) / 2
 
 

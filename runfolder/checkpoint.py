@@ -26,13 +26,15 @@ class Facts(BaseModel):
     std: Annotated[list[float], Field(min_length=3, max_length=3)]
     progress: dict[str, Any]
     label_thresholds: list[Annotated[float, Field(ge=0, le=1)]] = []  # of a localiser
+    least_areas: list[Annotated[float, Field(ge=0, le=1)]] = []  # of a segmentation network
 
 
 class Checkpoint(dict):
     """The content of a checkpoint.
 
-    It holds model, config, class_names, mean, std and progress, of a localiser label_thresholds,
-    and for a resume optimizer, scaler and, with averaged weights, trained.
+    It holds model, config, class_names, mean, std and progress; of a localiser label_thresholds, of
+    a segmentation network least_areas; for a resume optimizer, scaler and, with averaged weights,
+    trained.
 
     Attributes:
         path: of the file.
@@ -119,7 +121,8 @@ def load_checkpoint(path: Path, made_by: str) -> Checkpoint:
     try:
         return Checkpoint(path, content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        # One line, also where a tensor stands in place of a setting.
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def check_classes(checkpoint: Checkpoint, class_names: Sequence[str]) -> None:

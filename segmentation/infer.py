@@ -2,7 +2,7 @@
 
 Reads segmentation/checkpoint.pt and images; writes predictions/<name>.png (mask values, VOC
 palette) at native image size, and predictions/scores.csv, the highest probability of each class in
-each image.
+each image. Regions smaller than nearly all of their class in the pseudo labels are left out.
 No image label and no mask is used. Probabilities are averaged with those of the mirror image;
 segmentation.pamr_steps moves them to the edges of the image.
 
@@ -20,7 +20,6 @@ from datasets.files import write_csv, write_mask
 from execution import ranks
 from execution.progress import progress
 from inference.models import segmenter_of
-from inference.segment import best_class
 from models.device import select_device
 from pipeline import next_step
 from runfolder.checkpoint import check_classes, load_checkpoint
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = ranks.part(records, run.config.segmentation.batch_size)
     segmented = segmenter.over(own, run.config.data.workers)
     for record, _, logits in progress(segmented, "predictions", len(own)):
-        prediction = best_class(logits)
+        prediction = segmenter.mask(logits)
         highest = logits.softmax(dim=0)[1:].amax(dim=(1, 2))
         scores.append([record.name, *(f"{score:.4f}" for score in highest.tolist())])
         write_mask(run.prediction_dir / f"{record.name}.png", prediction)

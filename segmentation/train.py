@@ -49,6 +49,7 @@ from scoring.confusion import ConfusionMatrix
 from segmentation.copy_paste import paste_defects
 from segmentation.losses import dense_loss
 from segmentation.networks import build_network, network_size, normalisation
+from segmentation.specks import least_areas
 
 MIN_LR_SHARE = 0.01  # of segmentation.lr: first and last rate of the schedule
 WEIGHT_DECAY = 0.01
@@ -104,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         begun = checkpoint.get("begun", [])
     facts = {"config": to_dict(config), "class_names": list(run.data.class_names)}
     facts |= {"mean": list(mean), "std": list(std), "masked": masked_in(maps_meta)}
+    masks = (fit_data.read_map(record) for record in fit_data.records)
+    facts["least_areas"] = least_areas(masks, run.num_classes)
     height, width = network_size(settings.image_size, settings.network)
     print(
         f"{len(fit_data)} training and {len(val_data)} validation images of {height}x{width}, "

@@ -251,6 +251,14 @@ def test_other_classes_or_another_order_of_them_are_refused(tmp_path):
         check_classes(checkpoint, ("patches", "inclusion"))
 
 
+def test_a_tensor_in_place_of_a_setting_is_an_error_of_one_line(tmp_path):
+    config = {"train": {"lr": torch.full((2, 2), torch.inf)}}
+    save_checkpoint(tmp_path / "a.pt", CONTENT | {"config": config})
+    with pytest.raises(ValueError, match=r"a\.pt: .*train\.lr") as caught:
+        load(tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_and_facts_come_back_from_two_files(tmp_path):
     weights = {"head.weight": torch.arange(6.0).view(2, 3).T}  # a view, not contiguous
     facts = FACTS | {"config": {"train": {"lr": 0.1}}}

@@ -117,7 +117,8 @@ def _read_annotation(path: Path) -> tuple[int, ...]:
     unknown = sorted(names - set(VOC_CLASSES))
     if unknown:
         raise ValueError(
-            f"{path}: expected objects of the 20 classes of VOC, got {', '.join(unknown)}. "
+            f"{path}: expected objects of the 20 classes of VOC, got "
+            f"{', '.join(map(repr, unknown))}. "
             "Use source folder or csv for other classes."
         )
     return tuple(k for k, name in enumerate(VOC_CLASSES) if name in names)

@@ -119,7 +119,7 @@ class Chaos:
             while code != 0:
                 process = self.call(out)
                 if done < kills:
-                    moment = self.random.uniform(0.5, max(3, self.seconds / 3))
+                    moment = self.random.uniform(0.5, max(3, self.seconds / 5))
                     code = wait(process, moment)
                     if code is None:
                         own.append(self.kill(process))

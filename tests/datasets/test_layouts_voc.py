@@ -121,8 +121,12 @@ def test_voc_faults_are_named(voc, voc_annotation):
     with pytest.raises(ValueError, match=r"0061\.jpg: expected unique names, got 2007_000061 for"):
         read("voc", voc, train_list="val", test_list="val", val_fraction=0.5)
     (voc / "Annotations/2007_000061.xml").write_text(voc_annotation((("rust", 0),)))
-    with pytest.raises(ValueError, match=r"0061\.xml: expected objects of the 20 .*, got rust"):
+    with pytest.raises(ValueError, match=r"0061\.xml: expected objects of the 20 .*, got 'rust'"):
         read("voc", voc)
+    (voc / "Annotations/2007_000061.xml").write_text(voc_annotation((("ru\nst", 0),)))
+    with pytest.raises(ValueError, match=r"got 'ru\\nst'\. Use source folder") as caught:
+        read("voc", voc)
+    assert "\n" not in str(caught.value)
     (voc / "Annotations/2007_000061.xml").write_text("<annotation>")
     with pytest.raises(ValueError, match=r"0061\.xml: expected XML, got: no element found"):
         read("voc", voc)

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 
 SMALL_SHARE = 0.01  # of a class' area in the pseudo labels lies in its small regions
-SPECK = 0.25  # of the least area that is not small; above it a region is kept
+SPECK = 0.5  # of the least area that is not small; above it a region is kept
 CONNECTIVITY = 8  # pixels that touch at a corner are one region
 
 
 def least_areas(masks: Iterable[np.ndarray], num_classes: int) -> list[float]:
     """Return the least area of a region of each class.
 
-    Regions up to four times as large hold at most a hundredth of what the masks show of the class:
+    Regions up to twice as large hold at most a hundredth of what the masks show of the class:
     what is predicted of a small one may be smaller still.
 
     Args:

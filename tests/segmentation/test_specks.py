@@ -10,7 +10,7 @@ def mask_of(*rows: str) -> np.ndarray:
     return np.array([list(row.replace(".", "0")) for row in rows]).astype(np.uint8)
 
 
-def test_a_speck_has_a_quarter_of_the_least_area_that_is_not_small():
+def test_a_speck_has_half_of_the_least_area_that_is_not_small():
     mask = np.zeros((100, 100), np.uint8)
     mask[:, :10] = 1  # 1,000 pixels; regions of 1, 3 and 6 are together 1 % and less
     mask[0, 20], mask[10, 20:23], mask[20, 20:26], mask[30, 20:48] = 1, 1, 1, 1
@@ -18,7 +18,7 @@ def test_a_speck_has_a_quarter_of_the_least_area_that_is_not_small():
 
     areas = least_areas([mask], 3)
 
-    assert areas == pytest.approx([28 / 4 / 10_000, 16 / 4 / 10_000, 0])
+    assert areas == pytest.approx([28 / 2 / 10_000, 16 / 2 / 10_000, 0])
     kept = without_specks(mask, areas)
     assert [(kept == k).sum() for k in (1, 2)] == [1028, 16]
 
@@ -27,7 +27,7 @@ def test_areas_are_shares_of_images_of_any_size():
     small, large = np.zeros((10, 10), np.uint8), np.zeros((100, 100), np.uint8)
     small[:5], large[0, :50] = 1, 1  # half of the image, and half of a percent of it: small
 
-    assert least_areas([small, large], 1) == pytest.approx([0.5 / 4])
+    assert least_areas([small, large], 1) == pytest.approx([0.5 / 2])
 
 
 def test_a_speck_becomes_what_surrounds_it():

@@ -5,17 +5,24 @@
 
 Takes pictures, folders (with all below them) and quoted patterns. The segmentation network of the
 run makes the masks and the localiser the scores of the classes. With one of them alone, it does
-both: scores are then the highest probability of a pixel, and masks the refined CAMs of the classes
+both: scores are then those of the segmentation network, and masks the refined CAMs of the classes
 that the localiser sees, cut at the thresholds that make_pseudo_labels.py kept for them.
 
+Each image has a verdict: ok, defective, or unsure. Its score, the highest class of both models'
+mean, is compared with limits that are learnt from the training images that were held out
+(predictions/held_out.json of the run), for a wanted share of false alarms and of defects that are
+found. What is ok has an empty mask, but for --keep-all. Without held-out images an image is
+defective if its mask shows anything.
+
 writes TO/masks/<name>.png (mask values, VOC palette), TO/overlays/<name>.jpg, TO/json/<name>.json
-(scores, areas, objects with box and contours) and TO/summary.csv; with --format coco also
+(verdict, scores, areas, objects with box and contours) and TO/summary.csv; with --format coco also
 TO/coco.json (run lengths, exact) and with --format coco-polygons TO/coco_polygons.json (outlines
 through the centres of the border pixels, holes filled), as pre-annotations for CVAT or Label
 Studio. A picture that cannot be read is named at the end, after all others are done.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +43,10 @@ from inference.objects import COCO_FORMATS, coco_annotation, objects_of
 from inference.refined import refined
 from inference.segment import Segmenter
 from models.device import select_device
+from runfolder.held_out import HELD_OUT_NAME, read_held_out
 from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
+from scoring.limits import DEFECTIVE, OK, UNSURE, defect_score, learn_limits
 from scoring.thresholds import levelled, seed_mask
 
 
@@ -49,6 +58,7 @@ class Prediction(NamedTuple):
     scores: np.ndarray  # (K,) in [0, 1]
     confidence: np.ndarray  # (H, W) in [0, 1], of the class in the mask
     mask: np.ndarray  # (H, W) uint8 mask values
+    found: np.ndarray  # (K,) in [0, 1], the scores of the model that made the mask
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,17 +93,34 @@ def main(argv: Sequence[str] | None = None) -> None:
             thresholds = [args.threshold] * len(class_names)
         predictions = localise(run, localiser, records, thresholds, problems)
 
+    held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME) if trained.segmentation else []
+    limits = None
+    if held_out:
+        labels = [image.defective for image in held_out]
+        scores = [image.score for image in held_out]
+        limits = learn_limits(scores, labels, args.max_false_alarm, args.min_recall)
+
     # Each image's files.
     done: list[tuple[list, dict[str, Any], dict[str, list]]] = []
     for one in progress(predictions, "predict", len(records)):
         name = one.record.name
         mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area or 0)
+        verdict, score = DEFECTIVE if mask.any() else OK, None
+        if limits:
+            models = [one.found, one.scores] if held_out[0].localiser else [one.found]
+            score = defect_score(models)
+            verdict = limits.verdict(score)
+        if verdict == OK and not args.keep_all:
+            mask, objects = np.zeros_like(mask), []
         write_mask(to / f"masks/{name}.png", mask)
         overlay = np.round(255 * paint_mask(one.pixels, mask)).astype(np.uint8)
         write_image(to / f"overlays/{name}.jpg", overlay)
-        page = _page(one._replace(mask=mask), objects, class_names)
+        page = {"verdict": verdict, "defect_score": score}
+        if limits:
+            page |= {"ok_below": limits.ok_below, "defective_from": limits.defective_from}
+        page |= _page(one._replace(mask=mask), objects, class_names)
         write_json(to / f"json/{name}.json", page)
-        row = [name, *page["areas_px"].values(), *page["class_scores"].values()]
+        row = [name, verdict, *page["areas_px"].values(), *page["class_scores"].values()]
         height, width = mask.shape
         image = {"file_name": str(one.record.image), "height": height, "width": width}
         annotated = {
@@ -121,10 +148,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(to / COCO_FORMATS[form], content)
     summary = [row for row, _, _ in done]
     heads = [f"{name}_{what}" for what in ("area_px", "score") for name in class_names]
-    write_csv(to / "summary.csv", [["name", *heads], *summary])
-    defective = sum(any(row[1 : 1 + len(class_names)]) for row in summary)
+    write_csv(to / "summary.csv", [["name", "verdict", *heads], *summary])
     print(f"wrote masks, overlays, json and summary.csv of {len(summary)} images to {to}/")
-    print(f"{defective} of them show defects")
+    counts = Counter(row[1] for row in summary)
+    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in (DEFECTIVE, UNSURE, OK)))
+    if limits:
+        print("\n".join(limits.lines()))
     if problems:
         raise ValueError(
             f"{len(problems)} of {len(summary) + len(problems)} pictures could not be read: "
@@ -191,7 +220,7 @@ def segment(
 
     Args:
         segmenter: makes the masks.
-        localiser: makes the scores; without it they are the highest probability of a pixel.
+        localiser: makes the scores; without it they are the segmenter's.
         records: images.
         problems: takes the images that cannot be read, name -> what is wrong.
     """
@@ -209,13 +238,14 @@ def segment(
         shares = logits.softmax(dim=0)
         mask = segmenter.mask(logits)
         confidence = shares.gather(0, torch.from_numpy(mask).to(shares.device).long()[None])[0]
-        highest = shares[1:].amax(dim=(1, 2)).cpu().numpy()
+        found = segmenter.scores(logits)
         yield Prediction(
             record,
             pixels,
-            scores.pop(record.name, highest),
+            scores.pop(record.name, found),
             confidence.cpu().numpy(),
             mask,
+            found,
         )
 
 
@@ -242,7 +272,7 @@ def localise(
         maps = refined(pixels, maps, settings, localiser.device)
         confidence = maps.max(axis=0) if present else np.zeros(output.size, np.float32)
         mask = seed_mask(levelled(maps, [thresholds[k] for k in present]), present, 0.5)
-        yield Prediction(record, pixels, output.scores, confidence, mask)
+        yield Prediction(record, pixels, output.scores, confidence, mask, output.scores)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -272,6 +302,13 @@ def _page(
     }
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share in [0, 1], got {text}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -284,6 +321,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", nargs="+", choices=tuple(COCO_FORMATS), default=[], help="further files")
     add("--min-area", type=int, metavar="PX", help="leave out smaller objects; 0 keeps all "
         "(default: learnt from the pseudo labels, for each class)")  # fmt: skip
+    add("--max-false-alarm", type=_share, default=0.05, metavar="SHARE", help="of good images that "
+        "may be called defective, among those held out (default: 0.05)")  # fmt: skip
+    add("--min-recall", type=_share, default=0.99, metavar="SHARE", help="of defective images that "
+        "must not be called ok, among those held out (default: 0.99)")  # fmt: skip
+    add("--keep-all", action="store_true", help="write the masks of images that are ok too")
     add("--threshold", type=float, help="of CAMs, in [0, 1], only where a localiser alone is there "
         "(default: those of thresholds.json of the run)")  # fmt: skip
     add("--tile", type=int, metavar="PX", help="see larger images in tiles of this side; 0 = whole "

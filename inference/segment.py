@@ -1,5 +1,6 @@
 """What a segmentation network says about images: logits at native size."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,17 @@ class Segmenter:
     def mask(self, logits: Tensor) -> np.ndarray:
         """Return the mask values (H, W) uint8 of logits (K + 1, H, W): best classes, no specks."""
         return without_specks(best_class(logits), self.least_areas)
+
+    def scores(self, logits: Tensor) -> np.ndarray:
+        """Return how surely each class is in an image, (K,) float32, of logits (K + 1, H, W).
+
+        That is the probability that so many pixels exceed as the smallest region of the class has.
+        """
+        shares = logits.softmax(dim=0)[1:].flatten(1)  # (K, pixels)
+        areas = self.least_areas or [0.0] * len(shares)
+        counts = [max(1, math.ceil(area * shares.shape[1])) for area in areas]
+        ranked = zip(shares, counts, strict=True)
+        return np.array([of_class.topk(n).values[-1].item() for of_class, n in ranked], np.float32)
 
 
 def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module:

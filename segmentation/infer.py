@@ -1,10 +1,13 @@
 """Predict the masks of a split with the trained segmentation network.
 
 Reads segmentation/checkpoint.pt and images; writes predictions/<name>.png (mask values, VOC
-palette) at native image size, and predictions/scores.csv, the highest probability of each class in
-each image. Regions smaller than nearly all of their class in the pseudo labels are left out.
-No image label and no mask is used. Probabilities are averaged with those of the mirror image;
-segmentation.pamr_steps moves them to the edges of the image.
+palette) at native image size, predictions/scores.csv, how surely each class is in each image, and
+predictions/held_out.json, the same of the training images that were held out (`val`), which the
+verdicts of predict.py are learnt from. Regions smaller than nearly all of their class in the pseudo
+labels are left out. No image label and no mask is used.
+
+Probabilities are averaged with those of the mirror image; segmentation.pamr_steps moves them to the
+edges of the image.
 
 With segmentation.tile above 0 the network sees each image as overlapping tiles, whose logits are
 blended.
@@ -23,6 +26,7 @@ from inference.models import segmenter_of
 from models.device import select_device
 from pipeline import next_step
 from runfolder.checkpoint import check_classes, load_checkpoint
+from runfolder.held_out import write_held_out
 from runfolder.run import MaskMeta, begin_folder, open_run, write_meta
 from runfolder.verdicts import SCORES_NAME
 
@@ -47,19 +51,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     run.begin_stage(run.prediction_dir)
     begin_folder(run.prediction_dir)
-    scores: list[list[str]] = []
+    scores: dict[str, list[float]] = {}
     pixels = np.zeros(len(class_names) + 1, np.int64)
     own = ranks.part(records, run.config.segmentation.batch_size)
     segmented = segmenter.over(own, run.config.data.workers)
     for record, _, logits in progress(segmented, "predictions", len(own)):
         prediction = segmenter.mask(logits)
-        highest = logits.softmax(dim=0)[1:].amax(dim=(1, 2))
-        scores.append([record.name, *(f"{score:.4f}" for score in highest.tolist())])
+        scores[record.name] = segmenter.scores(logits).tolist()
         write_mask(run.prediction_dir / f"{record.name}.png", prediction)
         pixels += np.bincount(prediction.reshape(-1), minlength=len(pixels))
-    scores, pixels = sum(ranks.gathered(scores), []), sum(ranks.gathered(pixels))
+    names = [record.name for record in records]
+    rest = [record for record in run.data.split("val") if record.name not in set(names)]
+    rest = ranks.part(rest, run.config.segmentation.batch_size)
+    for record, _, logits in progress(
+        segmenter.over(rest, run.config.data.workers), "held out", len(rest)
+    ):
+        scores[record.name] = segmenter.scores(logits).tolist()
+    for of_rank in ranks.gathered(scores):
+        scores |= of_rank
+    pixels = sum(ranks.gathered(pixels))
     if ranks.is_first():
-        write_csv(run.prediction_dir / SCORES_NAME, [["name", *class_names], *scores])
+        rows = [[name, *(f"{score:.4f}" for score in scores[name])] for name in names]
+        write_csv(run.prediction_dir / SCORES_NAME, [["name", *class_names], *rows])
+        write_held_out(run, scores)
     settings = dataclasses.asdict(run.config.segmentation)
     made_from = {"checkpoint": checkpoint.path.name, "progress": checkpoint["progress"]}
     masked = checkpoint.get("masked", [])

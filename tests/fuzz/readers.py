@@ -31,6 +31,7 @@ from datasets.outlines import read_outlines
 from models.backbones import read_state_dict
 from released.arrays import read_released_cam, read_released_labels, read_released_list
 from runfolder.checkpoint import load_checkpoint, save_checkpoint
+from runfolder.held_out import read_held_out
 from runfolder.results import results_table
 from runfolder.run import CamMeta, SaliencyMeta, read_meta
 from runfolder.training_log import TrainingLog
@@ -89,6 +90,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     line = {"epoch": 1, "step": 2, "lr": 0.1, "train": {"total": 1.0}, "seconds": 3.0}
     meta = {"settings": {}, "refinement": {}, "splits": ["train"], "masked": [], "learnt": {}}
     meta |= {"seen_defect_free": []}
+    held_out = [{"name": "a", "defective": True, "segmenter": [0.5], "localiser": [0.25]}]
     cam_meta = {"type": "pixel", "labels": "given", "settings": {}, "checkpoint": "c.pt"}
     cam_meta |= {"progress": {}, "masked": []}
     table = b"image,classes,mask,split,group\na.png,crack|dent,a.json,train,g\nb.png,,,test,\n"
@@ -185,6 +187,9 @@ def readers(folder: Path) -> dict[str, Reader]:
             lambda p: read_meta(p.parent, CamMeta),
             any_value,
             (cam_meta, _json),
+        ),
+        "held-out scores": Reader(
+            "held_out.json", [_json(held_out)], read_held_out, any_value, (held_out, _json)
         ),
         "table": Reader("t.csv", [table], csv_table, any_value),
         "VOC annotation": Reader("Annotations/a.xml", [xml], voc, any_value),

@@ -13,11 +13,12 @@ from pycocotools.coco import COCO
 
 import predict
 from configs import from_dict, load, to_dict
-from datasets.files import read_image, read_mask, write_image
+from datasets.files import read_image, read_mask, write_image, write_json
 from inference.models import load_trained, localiser_of, run_in, segmenter_of
 from inference.objects import objects_of
 from models.stac import build_stac
 from runfolder.checkpoint import save_checkpoint
+from runfolder.held_out import HELD_OUT_NAME, HeldOut
 from runfolder.run import Run
 from segmentation.networks import build_network
 
@@ -144,6 +145,46 @@ def test_masks_objects_and_coco_files_say_the_same(run, photos, tmp_path):
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert tuple(rows) == NAMES
     assert int(rows["a"]["patches_area_px"]) == pages["a"]["areas_px"]["patches"]
+
+
+def test_verdicts_follow_limits_that_are_learnt_from_held_out_images(run, photos, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    pages = predicted(tmp_path / "run", tmp_path / "no_file", photos)
+    assert {page["verdict"] for page in pages.values()} == {"defective"}  # each mask shows one
+    assert pages["a"]["defect_score"] is None
+    assert "3 defective, 0 unsure, 0 ok" in capsys.readouterr().out
+
+    def with_limits(good: float, bad: float, *flags: str) -> dict:
+        images = [
+            HeldOut(name=f"{i}", defective=d, segmenter=[s] * 3, localiser=[s] * 3).model_dump()
+            for i, (d, s) in enumerate([(False, good), (True, bad)])
+        ]
+        write_json(tmp_path / "run/predictions" / HELD_OUT_NAME, images)
+        return predicted(tmp_path / "run", tmp_path / "to", photos, flags=flags)
+
+    pages = with_limits(0.0, 0.001)
+    score = pages["a"]["defect_score"]
+    assert 0.001 < score <= 1 and pages["a"]["defective_from"] == 0.0005
+    assert {page["verdict"] for page in pages.values()} == {"defective"}
+    pages = with_limits(0.999, 1.0)
+    assert {page["verdict"] for page in pages.values()} == {"ok"}
+    assert not any(any(page["areas_px"].values()) or page["objects"] for page in pages.values())
+    assert not read_mask(tmp_path / "to/masks/a.png", len(CLASSES)).any()
+    printed = capsys.readouterr().out
+    assert "0 defective, 0 unsure, 3 ok" in printed
+    assert "ok below a score of 1.000: wrong for 0 of 1 defective images held out" in printed
+    with (tmp_path / "to/summary.csv").open() as file:
+        assert {row["verdict"] for row in csv.DictReader(file)} == {"ok"}
+    pages = with_limits(0.999, 1.0, "--keep-all")
+    assert all(any(page["areas_px"].values()) for page in pages.values())
+    pages = with_limits(1.0, 0.0, "--max-false-alarm", "0")  # the wrong way round
+    assert {page["verdict"] for page in pages.values()} == {"unsure"}
+
+
+def test_a_share_above_one_is_refused(run, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predicted(run, tmp_path, photos, flags=("--min-recall", "99"))
+    assert "expected a share in [0, 1], got 99" in capsys.readouterr().err
 
 
 def test_small_objects_are_left_out_everywhere(run, photos, tmp_path):

@@ -1,0 +1,82 @@
+"""What the models say of the training images that were held out: verdicts are learnt from it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from datasets.files import read_cam, write_json
+from runfolder.run import Run
+from scoring.limits import defect_score
+
+HELD_OUT_NAME = "held_out.json"  # of predictions/
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class HeldOut(BaseModel):
+    """One image.
+
+    Attributes:
+        name: of its record.
+        defective: what its label says.
+        segmenter: K scores of the segmentation network.
+        localiser: K scores of the localiser; none where it made no CAMs.
+    """
+
+    name: str
+    defective: bool
+    segmenter: list[Score]
+    localiser: list[Score] = []
+
+    @property
+    def score(self) -> float:
+        """How surely the image shows a defect."""
+        return defect_score([np.array(s) for s in (self.segmenter, self.localiser) if s])
+
+
+def write_held_out(run: Run, segmenter: dict[str, list[float]]) -> None:
+    """Write what the models say of the images of `val`.
+
+    Args:
+        run: whose CAMs of pseudo_label.cam_type hold the localiser's scores.
+        segmenter: K scores, by name.
+    """
+    config = run.config
+    folder = run.cam_dir(config.pseudo_label.cam_type, config.cam.labels[0])
+    records = run.data.split("val")
+    paths = [folder / f"{record.name}.npz" for record in records]
+    has_cams = all(path.is_file() for path in paths)
+    content = [
+        HeldOut(
+            name=record.name,
+            defective=bool(record.classes),
+            segmenter=segmenter[record.name],
+            localiser=read_cam(path).scores.tolist() if has_cams else [],
+        ).model_dump()
+        for record, path in zip(records, paths, strict=True)
+    ]
+    write_json(run.prediction_dir / HELD_OUT_NAME, content)
+
+
+def read_held_out(path: Path) -> list[HeldOut]:
+    """Read the file; nothing of one that is not there.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    if not path.is_file():
+        return []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = TypeAdapter(list[HeldOut]).validate_python(content)
+        if len({(len(image.segmenter), len(image.localiser)) for image in images}) > 1:
+            raise ValueError("different numbers of scores")
+    except (ValueError, ValidationError) as error:
+        got = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: expected scores of held-out images, got {got}. "
+            "Run python -m segmentation.infer again."
+        ) from error
+    return images

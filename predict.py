@@ -84,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     localiser = localiser_of(run, trained.localiser, device) if trained.localiser else None
     if trained.segmentation:
         segmenter = segmenter_of(run, trained.segmentation, device)
-        if args.min_area is not None:
-            segmenter.least_areas = []
+        segmenter.keeps_specks = args.min_area is not None
         predictions = segment(segmenter, localiser, records, problems)
     else:
         thresholds = thresholds_for_new_images(run, class_names)
@@ -94,10 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictions = localise(run, localiser, records, thresholds, problems)
 
     held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME) if trained.segmentation else []
-    limits = None
+    limits, both_models = None, bool(localiser and held_out and held_out[0].localiser)
     if held_out:
         labels = [image.defective for image in held_out]
-        scores = [image.score for image in held_out]
+        scores = [image.score(both_models) for image in held_out]
         limits = learn_limits(scores, labels, args.max_false_alarm, args.min_recall)
 
     # Each image's files.
@@ -107,8 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area or 0)
         verdict, score = DEFECTIVE if mask.any() else OK, None
         if limits:
-            models = [one.found, one.scores] if held_out[0].localiser else [one.found]
-            score = defect_score(models)
+            score = defect_score([one.found, one.scores] if both_models else [one.found])
             verdict = limits.verdict(score)
         if verdict == OK and not args.keep_all:
             mask, objects = np.zeros_like(mask), []

@@ -30,6 +30,7 @@ class Segmenter:
         class_names: K names.
         settings: how predictions are made: tiles, batch size, PAMR.
         least_areas: K shares of an image; smaller regions are specks (segmentation.specks).
+        keeps_specks: whether masks hold them.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Segmenter:
         self.class_names: list[str] = list(checkpoint["class_names"])
         self.settings = settings
         self.least_areas: list[float] = list(checkpoint.get("least_areas", ()))
+        self.keeps_specks = False
         self.device = device
         self.dtype = amp_dtype(device, trained.amp)
         self.network = network_from_checkpoint(checkpoint).to(device)
@@ -83,8 +85,9 @@ class Segmenter:
             return averaged(self.network, images[0].to(self.device))
 
     def mask(self, logits: Tensor) -> np.ndarray:
-        """Return the mask values (H, W) uint8 of logits (K + 1, H, W): best classes, no specks."""
-        return without_specks(best_class(logits), self.least_areas)
+        """Return the mask values (H, W) uint8 of logits (K + 1, H, W): the best classes."""
+        mask = best_class(logits)
+        return mask if self.keeps_specks else without_specks(mask, self.least_areas)
 
     def scores(self, logits: Tensor) -> np.ndarray:
         """Return how surely each class is in an image, (K,) float32, of logits (K + 1, H, W).

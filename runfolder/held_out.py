@@ -30,10 +30,10 @@ class HeldOut(BaseModel):
     segmenter: list[Score]
     localiser: list[Score] = []
 
-    @property
-    def score(self) -> float:
-        """How surely the image shows a defect."""
-        return defect_score([np.array(s) for s in (self.segmenter, self.localiser) if s])
+    def score(self, with_localiser: bool) -> float:
+        """Return how surely the image shows a defect."""
+        of_models = (self.segmenter, self.localiser) if with_localiser else (self.segmenter,)
+        return defect_score([np.array(scores) for scores in of_models])
 
 
 def write_held_out(run: Run, segmenter: dict[str, list[float]]) -> None:

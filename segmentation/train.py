@@ -21,7 +21,7 @@ from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_mask
 from datasets.image_maps import ImageMapDataset, pseudo_labels
-from datasets.record import IGNORE
+from datasets.record import IGNORE, spread
 from datasets.transforms import eval_transform, train_transform
 from execution import ranks
 from execution.pauses import Pauses
@@ -54,6 +54,7 @@ from segmentation.specks import least_areas
 MIN_LR_SHARE = 0.01  # of segmentation.lr: first and last rate of the schedule
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 5.0  # of the gradient
+MAX_MASKS = 2000  # pseudo labels whose regions tell what a speck is
 RESUME_SECTIONS = ("data", "pseudo_label", "segmentation")  # must not change on the way
 
 
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         begun = checkpoint.get("begun", [])
     facts = {"config": to_dict(config), "class_names": list(run.data.class_names)}
     facts |= {"mean": list(mean), "std": list(std), "masked": masked_in(maps_meta)}
-    masks = (fit_data.read_map(record) for record in fit_data.records)
+    masks = (fit_data.read_map(record) for record in spread(fit_data.records, MAX_MASKS))
     facts["least_areas"] = least_areas(masks, run.num_classes)
     height, width = network_size(settings.image_size, settings.network)
     print(

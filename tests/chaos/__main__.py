@@ -119,7 +119,7 @@ class Chaos:
             while code != 0:
                 process = self.call(out)
                 if done < kills:
-                    moment = self.random.uniform(0.5, max(3, self.seconds / 5))
+                    moment = self.random.uniform(0.5, max(3, self.seconds / 6))
                     code = wait(process, moment)
                     if code is None:
                         own.append(self.kill(process))
@@ -236,6 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("/tmp/chaos"), metavar="DIR", help="default: /tmp/chaos")
     args = parser.parse_args(argv)
+    # Background jobs of a shell ignore Ctrl-C, and what they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args.out.mkdir(parents=True)
     chaos = Chaos(args.out.resolve(), args.seed)
     chaos.in_peace()

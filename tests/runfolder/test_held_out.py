@@ -31,13 +31,13 @@ def test_scores_of_both_models_come_back(run):
     images = read_held_out(run.prediction_dir / HELD_OUT_NAME)
     assert [image.name for image in images] == [record.name for record in records]
     assert [image.defective for image in images] == [bool(r.classes) for r in records]
-    assert images[0].score == pytest.approx((0.5 + 0.75) / 2)
+    assert images[0].score(with_localiser=True) == pytest.approx((0.5 + 0.75) / 2)
     # Without the CAMs of one of them the localiser has no say.
     (run.cam_dir("pixel", "given") / f"{records[0].name}.npz").unlink()
     write_held_out(run, scores)
     images = read_held_out(run.prediction_dir / HELD_OUT_NAME)
     assert {len(image.localiser) for image in images} == {0}
-    assert images[0].score == pytest.approx(0.5)
+    assert images[0].score(with_localiser=False) == pytest.approx(0.5)
 
 
 def test_a_run_without_the_file_has_no_held_out_images(tmp_path):

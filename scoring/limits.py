@@ -71,8 +71,9 @@ def learn_limits(
 
     `defective_from` is the lowest score at which at most a share `max_alarms` of the good images is
     called defective, `ok_below` the highest at which a share `min_recall` of the defective ones is
-    not called ok. Each lies halfway between two scores. Where the second is above the first, no
-    image need be unsure, and both become their mean. Images of one kind alone give one limit.
+    not called ok. Each lies halfway between two scores. Where the second is not below the first,
+    nothing need be unsure that was held out: both are drawn to the middle third of the gap between
+    the kinds, in which no image was seen. Images of one kind alone give one limit.
 
     Args:
         scores: of N images, in [0, 1].
@@ -93,10 +94,12 @@ def learn_limits(
     lowest = bad[missable] if missable < len(bad) else 1.0
     upper = _between(highest, values[values > highest], 1.0) if len(good) else None
     lower = _between(lowest, values[values < lowest], 0.0) if len(bad) else None
-    upper = lower if upper is None else upper
-    lower = upper if lower is None else lower
-    if lower > upper:
-        lower = upper = (lower + upper) / 2
+    if upper is None:
+        upper = lower
+    elif lower is None:
+        lower = upper
+    elif lower >= upper:
+        lower, upper = (2 * highest + lowest) / 3, (highest + 2 * lowest) / 3
     return Limits(
         ok_below=float(lower),
         defective_from=float(upper),

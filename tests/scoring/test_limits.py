@@ -28,17 +28,19 @@ def test_images_between_both_limits_are_unsure():
 
 def test_shares_that_are_allowed_move_the_limits():
     limits = learn_limits(SCORES, IS_BAD, max_alarms=0.25, min_recall=1)
-    # With 0.6 allowed the limit lies above 0.3, and nobody is unsure.
-    assert limits.ok_below == limits.defective_from == pytest.approx(0.4)
+    # With 0.6 allowed the kinds are apart: nothing was seen between 0.3 and 0.5.
+    assert limits.ok_below == pytest.approx(0.3 + 0.2 / 3)
+    assert limits.defective_from == pytest.approx(0.5 - 0.2 / 3)
     assert limits.alarms[:2] == (1, 4)
     limits = learn_limits(SCORES, IS_BAD, max_alarms=0, min_recall=0.75)
-    assert limits.ok_below == limits.defective_from == pytest.approx(0.65)
+    assert limits.ok_below == pytest.approx(0.6 + 0.1 / 3)
     assert limits.missed[:2] == (1, 4)
 
 
-def test_kinds_that_are_apart_have_one_limit_in_their_middle():
-    limits = learn_limits([0.1, 0.3, 0.7, 0.9], [False, False, True, True], 0, 1)
-    assert limits.ok_below == limits.defective_from == pytest.approx(0.5)
+def test_of_kinds_that_are_apart_the_middle_third_between_them_is_unsure():
+    limits = learn_limits([0.1, 0.3, 0.6, 0.9], [False, False, True, True], 0, 1)
+    assert (limits.ok_below, limits.defective_from) == pytest.approx((0.4, 0.5))
+    assert (limits.missed[:2], limits.alarms[:2]) == ((0, 2), (0, 2))
 
 
 @pytest.mark.parametrize(("is_bad", "limit"), [(True, 0.15), (False, 0.65)])

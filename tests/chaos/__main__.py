@@ -119,7 +119,8 @@ class Chaos:
             while code != 0:
                 process = self.call(out)
                 if done < kills:
-                    moment = self.random.uniform(0.5, max(3, self.seconds / 6))
+                    # Early ones are more frequent; late ones let it come through all stages.
+                    moment = self.seconds * self.random.random() ** 2
                     code = wait(process, moment)
                     if code is None:
                         own.append(self.kill(process))

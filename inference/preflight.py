@@ -13,6 +13,7 @@ OUT/skipped.csv: all stages of the run pass them over. Delete the file to take t
 
 import resource
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"left out: {count} pictures or folders, see {skipped_path}")
 
     # Memory and disk.
-    num_weights = pass_a_batch(config, data, select_device(args.device))
-    print(f"a batch passes both networks; {_peak()}")
+    device = select_device(args.device)
+    num_weights = pass_a_batch(config, data, device)
+    print(f"a batch passes both networks; {_peak(device)}")
     needed = disk_bytes(config, facts, num_weights) / 1e9
     free = shutil.disk_usage(_existing(out_dir)).free / 1e9
     print(f"disk: about {needed:.1f} GB for {len(facts)} images, {free:.1f} GB are free")
@@ -206,12 +208,12 @@ def _resized(record: Record, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(pixels, size)[0]
 
 
-def _peak() -> str:
-    """Say how much memory this process has taken at most, and how much there is."""
-    if torch.cuda.is_available():
+def _peak(device: torch.device) -> str:
+    """Say how much memory this process has taken at most."""
+    if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU memory"
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return f"{taken:.1f} GB of memory"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB of memory"
 
 
 def _existing(path: Path) -> Path:

@@ -150,9 +150,11 @@ def image_scores(output: StacOutput) -> Tensor:
     if output.pixel_logits is None:
         return scores
     shares = output.pixel_logits.float().softmax(dim=1)[:, 1:].flatten(2)  # (B, K, pixels)
-    count = -(-shares.shape[2] // TOP_PART)
-    highest = shares.topk(count, dim=2).values
-    return (scores + highest.mean(dim=2)) / 2
+    # By ranks and not by topk: exported models take images of any size.
+    ranks = torch.arange(shares.shape[2], device=shares.device)
+    is_high = ranks * TOP_PART < shares.shape[2]
+    highest = (shares.sort(dim=2, descending=True).values * is_high).sum(dim=2) / is_high.sum()
+    return (scores + highest) / 2
 
 
 def build_stac(settings: TrainConfig, num_classes: int, pretrained: str = "none") -> Stac:

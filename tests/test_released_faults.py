@@ -250,7 +250,7 @@ def test_fault_08_weight_decay_is_weight_decay_and_no_momentum(run):
 @pytest.mark.parametrize(
     # 9 images in batches of 4: 3 steps an epoch; the second stage drops a last batch of 1 image
     ("stage", "num_steps", "peak", "end"),
-    [(train_stac, 6, 0.03 * 4 / 512, 1e-6), (segmentation_train, 4, 1e-3, 1e-5)],
+    [(train_stac, 6, 0.06 * 4 / 512, 1e-6), (segmentation_train, 4, 1e-3, 1e-5)],
 )
 def test_fault_08_the_schedule_ends_with_the_last_step(run, stage, num_steps, peak, end):
     rates = run.rates[stage]

@@ -95,7 +95,9 @@ def test_the_files_of_a_training_are_the_same(root, stage):
     last, best = (
         load_checkpoint(root / f"run/{stage}/{name}", "") for name in ("checkpoint.pt", "best.pt")
     )
-    facts = {"config", "class_names", "mean", "std", "masked"}
+    learnt = "label_thresholds" if stage == "stac" else "least_areas"
+    facts = {"config", "class_names", "mean", "std", "masked", learnt}
+    assert all(len(checkpoint[learnt]) == 3 for checkpoint in (last, best))
     assert set(best) == {"model", "progress", *facts}
     assert set(last) - set(best) - {"trained"} == {"optimizer", "scaler"}  # of a resume
     assert set(last["progress"]) == {"epoch", "step", "best"}

@@ -78,8 +78,9 @@ def test_a_killed_process_ends_the_call_with_one_line():
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_call(how):
     script = """
-        import os, time
+        import os, signal, time
         from execution.cores import on_cores
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         def work(i):
             os.write(1, b"%d\\n" % os.getpid())
             time.sleep(0.2)

@@ -26,8 +26,8 @@ def least_areas(masks: Iterable[np.ndarray], num_classes: int) -> list[float]:
     areas: list[list[float]] = [[] for _ in range(num_classes)]
     for mask in masks:
         for k, of_class in enumerate(areas):
-            _, sizes = _regions(mask == k + 1)
-            of_class += (sizes / mask.size).tolist()
+            _, stats = _regions(mask == k + 1)
+            of_class += (stats[:, cv2.CC_STAT_AREA] / mask.size).tolist()
     return [_least(np.sort(of_class)) for of_class in areas]
 
 
@@ -48,18 +48,21 @@ def without_specks(mask: np.ndarray, areas: Sequence[float]) -> np.ndarray:
     """
     kept = mask.copy()
     for k, share in enumerate(areas):
-        labels, sizes = _regions(mask == k + 1)
+        labels, stats = _regions(mask == k + 1)
         # A region of just this area is no speck, whatever the product is rounded to.
-        for region in np.flatnonzero(sizes < share * mask.size * (1 - 1e-9)) + 1:
-            inside = labels == region
+        is_speck = stats[:, cv2.CC_STAT_AREA] < share * mask.size * (1 - 1e-9)
+        for region in np.flatnonzero(is_speck):
+            x, y, width, height, _ = stats[region]
+            box = slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1)
+            inside = labels[box] == region + 1
             around = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) > inside
-            kept[inside] = np.bincount(kept[around]).argmax() if around.any() else 0
+            kept[box][inside] = np.bincount(kept[box][around]).argmax() if around.any() else 0
     return kept
 
 
 def _regions(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of each pixel's region (H, W), 0 outside, and the regions' areas."""
+    """Return the number of each pixel's region (H, W), 0 outside, and OpenCV's facts of each."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         pixels.astype(np.uint8), connectivity=CONNECTIVITY
     )
-    return labels, stats[1:, cv2.CC_STAT_AREA]
+    return labels, stats[1:]

@@ -201,13 +201,13 @@ def _datasets(
 
 def batch_loss(
     model: Stac, batch: dict[str, Any], config: Config, device: torch.device, generator: Any
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+) -> tuple[Tensor, dict[str, Tensor], StacOutput]:
     """Run the model on a batch of `ImageMapDataset` items.
 
     In training the batch is this rank's part of one, and the losses are those of the whole.
 
     Returns:
-        The weighted sum of the losses, each unweighted loss, and the image scores (B, K).
+        The weighted sum of the losses, each unweighted loss, and what the model said.
     """
     images = batch["image"].to(device, non_blocking=True)
     labels = batch["label"].to(device, non_blocking=True)
@@ -217,7 +217,7 @@ def batch_loss(
         output, labels, saliency = whole_batch(output, labels, saliency)
     with torch.autocast(device.type, enabled=False):  # the losses are float32
         total, terms = stac_loss(output, labels, saliency, config.loss, generator)
-    return total, terms, image_scores(output)
+    return total, terms, output
 
 
 def whole_batch(
@@ -247,7 +247,8 @@ def validate(
     for number, batch in validation_batches(dataset, config.train.batch_size, config.data.workers):
         generator.manual_seed(seed_of(config.train.seed, number))
         with autocast(device, dtype):
-            total, terms, score = batch_loss(model, batch, config, device, generator)
+            total, terms, output = batch_loss(model, batch, config, device, generator)
+        score = image_scores(output)
         finite_outputs_or_raise(score)
         labels = batch["label"].numpy()
         found[number] = _numbers(total, terms), score.float().cpu().numpy(), labels

@@ -31,7 +31,7 @@ from datasets.record import Record
 from inference.localise import Localiser
 from losses.pixel_contrast import pixel_contrast_loss
 from models.backbones import create_vit
-from models.stac import StacOutput, build_stac
+from models.stac import StacOutput, build_stac, image_scores
 from models.vit import ClassTokenViT
 from scoring.confusion import ConfusionMatrix, ThresholdSweep
 
@@ -95,8 +95,9 @@ def test_fault_02_any_class_count_and_image_size_trains(num_classes, size, patch
     height, width = (patch * n for n in grid)
     batch = {"image": torch.randn(3, 3, height, width), "label": labels}
     batch["map"] = torch.rand(3, 1, height, width)
-    total, terms, scores = train_stac.batch_loss(model, batch, config, CPU, torch.Generator())
+    total, terms, output = train_stac.batch_loss(model, batch, config, CPU, torch.Generator())
     total.backward()
+    scores = image_scores(output)
     assert model.encoder.grid_size == grid
     assert scores.shape == labels.shape
     assert all(term.isfinite() for term in terms.values())
@@ -324,5 +325,6 @@ def test_fault_12_map_ranks_all_images_of_a_class(labels, scores, expected, monk
     items = [{"label": torch.tensor(y), "score": torch.tensor(s)} for y, s in pairs]
     zero = torch.zeros(())
     monkeypatch.setattr(train_stac, "batch_loss", lambda _, batch, *__: (zero, {}, batch["score"]))
+    monkeypatch.setattr(train_stac, "image_scores", lambda output: output)
     measures, _ = train_stac.validate(torch.nn.Identity(), items, config, CPU, None)
     assert measures["map"] == pytest.approx(expected)

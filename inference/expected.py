@@ -18,17 +18,15 @@ from configs import Config
 from configs.command_line import run_stage, stage_parser
 from datasets.files import read_image
 from inference.images import TILE_OVERLAP
-from models.backbones import whole_patches
+from inference.untrained import Untrained, forth_and_back, untrained
 from models.device import amp_dtype, autocast, select_device
 from models.pamr import pamr
-from models.stac import build_stac
 from models.tiles import tiles_of
 from runfolder.run import Run, open_run
 from saliency.contrast import WINDOWS, Look, contrast_map
 from saliency.learned import NUM_FOLDS, PAMR_STEPS
 from saliency.patches import load_encoder
 from saliency.student import BATCH_SIZE, FEATURE_SIZE, MIRRORS, Student
-from segmentation.networks import build_network, network_size
 
 BATCH = 8  # images that steps are timed on; of two an image takes twice as long
 WITH_FEATURES = ("feature", "normal", "variation", "auto")
@@ -86,18 +84,13 @@ def minutes(run: Run, units: Units) -> dict[str, float]:
 def measured(run: Run, device: torch.device) -> Units:
     """Time the units of a run; networks have random weights, which take as long."""
     config = run.config
-    train, second, num_classes = config.train, config.segmentation, run.num_classes
+    num_classes = run.num_classes
     image = read_image(run.data.split("fit")[0].image)
     maps = torch.rand(1, *image.shape[:2], device=device)
     pixels = torch.from_numpy(image).permute(2, 0, 1).float().to(device)
 
-    model = build_stac(train, num_classes).to(device)
-    learn, localise = _network_times(
-        model, whole_patches(train.image_size, model.encoder.patch_size), train.amp, device
-    )
-    network = build_network(second.network, second.encoder, "none", num_classes + 1).to(device)
-    input_size = network_size(second.image_size, second.network)
-    learn_segment, segment = _network_times(network, input_size, second.amp, device)
+    times = [_network_times(one, device) for one in untrained(config, num_classes, device)]
+    (learn, localise), (learn_segment, segment) = times
 
     refine = seconds_of(lambda: pamr(pixels, maps, 10), device) / 10
     random = replace(config.saliency, weights="none")
@@ -136,27 +129,18 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - begun
 
 
-def _network_times(
-    network: torch.nn.Module, size: tuple[int, int], amp: str, device: torch.device
-) -> tuple[float, float]:
+def _network_times(one: Untrained, device: torch.device) -> tuple[float, float]:
     """Return the seconds that an image takes in a training step, and in a pass."""
-    dtype = amp_dtype(device, amp)
-    images = torch.rand(BATCH, 3, *size, device=device)
-
-    def learn() -> None:
-        network.train()
-        with autocast(device, dtype):
-            output = network(images)
-        parts = output if isinstance(output, tuple) else (output,)
-        sum(part.float().mean() for part in parts if part is not None).backward()
+    images = torch.rand(BATCH, 3, *one.size, device=device)
 
     @torch.no_grad()
-    def localise() -> None:
-        network.eval()
-        with autocast(device, dtype):
-            network(images)
+    def look() -> None:
+        one.network.eval()
+        with autocast(device, amp_dtype(device, one.settings.amp)):
+            one.network(images)
 
-    return seconds_of(learn, device) / BATCH, seconds_of(localise, device) / BATCH
+    learn = seconds_of(lambda: forth_and_back(one, images), device)
+    return learn / BATCH, seconds_of(look, device) / BATCH
 
 
 def _student_times(

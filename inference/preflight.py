@@ -38,13 +38,11 @@ from datasets.record import Record
 from datasets.record_checks import Facts
 from datasets.skipped import SKIPPED_NAME, add_skipped, read_skipped
 from datasets.sources import GROUPS_NAME, Data, draw_warnings, read_data
-from models.backbones import whole_patches
-from models.device import amp_dtype, autocast, select_device
-from models.stac import build_stac
+from inference.untrained import forth_and_back, untrained
+from models.device import select_device
 from saliency.external import prepare
 from saliency.student import FEATURE_BYTES
 from scoring.confusion import ConfusionMatrix
-from segmentation.networks import build_network, network_size
 
 # Told by datasets.inspect: every draw keeps copies together.
 HARMLESS = ("near copies in one split", "identical images in one split")
@@ -163,28 +161,16 @@ def pass_a_batch(config: Config, data: Data, device: torch.device) -> int:
     Returns:
         The number of weights of both.
     """
-    train, second = config.train, config.segmentation
     num_classes = len(data.class_names)
-    localiser = build_stac(train, num_classes)
-    networks = (
-        (localiser, whole_patches(train.image_size, localiser.encoder.patch_size), train),
-        (
-            build_network(second.network, second.encoder, "none", num_classes + 1),
-            network_size(second.image_size, second.network),
-            second,
-        ),
-    )
-    records = data.split("fit")
-    for network, size, settings in networks:
-        network.to(device).train()
-        images = [_resized(record, size) for record in records[: settings.batch_size]]
-        with autocast(device, amp_dtype(device, settings.amp)):
-            output = network(torch.stack(images).to(device))
-        parts = output if isinstance(output, tuple) else (output,)
-        sum(part.float().mean() for part in parts if part is not None).backward()
+    networks = untrained(config, num_classes, device)
+    for one in networks:
+        records = data.split("fit")[: one.settings.batch_size]
+        images = [_resized(record, one.size) for record in records]
+        forth_and_back(one, torch.stack(images).to(device))
     masked = next((r for r in data.split(config.data.eval_split) if r.mask), None)
     if masked:
         truth = read_truth(masked, num_classes)
+        network, size, _ = networks[-1]
         with torch.no_grad():
             logits = network.eval()(_resized(masked, size)[None].to(device))
         prediction = F.interpolate(logits, truth.shape).argmax(1)[0].cpu().numpy()

@@ -113,14 +113,10 @@ def _case_only(facts: Iterable[Facts]) -> list[Problem]:
 
 def _two_labels(facts: Iterable[Facts]) -> list[Problem]:
     """Find pictures of the same pixels whose labels differ; one problem per picture."""
-    by_digest = defaultdict(list)
-    for one in facts:
-        if one.digest:
-            by_digest[one.digest].append(one)
     kind = "one picture under different labels"
     return [
         Problem(kind, _places_of(alike), tuple(one.record.image for one in alike))
-        for alike in by_digest.values()
+        for alike in _by_pixels(facts)
         if len({one.record.classes for one in alike}) > 1
     ]
 
@@ -142,15 +138,20 @@ def _near_copies(copies: Iterable[Sequence[Facts]]) -> list[Problem]:
 def _identical(facts: Iterable[Facts], copies: Iterable[Sequence[Facts]]) -> list[Problem]:
     """Find images of the same pixels that are not of one group; one problem per picture."""
     named = {id(one) for group in copies for one in group}
+    return [
+        Problem(f"identical images in {_where(alike)}", _places_of(alike))
+        for alike in _by_pixels(facts)
+        if len(alike) > 1 and not all(id(one) in named for one in alike)
+    ]
+
+
+def _by_pixels(facts: Iterable[Facts]) -> list[list[Facts]]:
+    """Return the readable images, those of the same pixels together."""
     by_digest = defaultdict(list)
     for one in facts:
         if one.digest:
             by_digest[one.digest].append(one)
-    return [
-        Problem(f"identical images in {_where(alike)}", _places_of(alike))
-        for alike in by_digest.values()
-        if len(alike) > 1 and not all(id(one) in named for one in alike)
-    ]
+    return list(by_digest.values())
 
 
 def _where(group: Sequence[Facts]) -> str:

@@ -1,6 +1,7 @@
 """Open the picture and the mask of one record: what they hold, and what is wrong with them."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,8 +82,9 @@ def _check_picture(path: Path, levels: np.ndarray, mode: str) -> list[tuple[str,
         problems.append(("nearly black 16-bit picture", f"0..{levels.max()} of 65,535"))
     if mode == "CMYK":
         problems.append(("CMYK picture", mode))
-    if len(path.name.encode(errors="surrogateescape")) > LONG_NAME:
-        problems.append(("long name", f"{len(path.name.encode(errors='surrogateescape'))} bytes"))
+    name_length = len(os.fsencode(path.name))
+    if name_length > LONG_NAME:
+        problems.append(("long name", f"{name_length} bytes"))
     return problems
 
 

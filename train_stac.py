@@ -19,6 +19,7 @@ from torch import Tensor
 
 from configs import Config, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
+from datasets.defects import augment_defects
 from datasets.image_maps import ImageMapDataset, balance, saliency_maps
 from datasets.transforms import eval_transform, train_transform
 from execution import ranks
@@ -212,6 +213,11 @@ def batch_loss(
     images = batch["image"].to(device, non_blocking=True)
     labels = batch["label"].to(device, non_blocking=True)
     saliency = batch["map"].to(device, non_blocking=True)
+    if model.training and config.train.augment_defects:
+        norm = normalisation(config.train.backbone)
+        images, saliency, labels = augment_defects(
+            images, saliency, labels, config.train.augment_defects, norm
+        )
     output = model(images)
     if model.training:
         output, labels, saliency = whole_batch(output, labels, saliency)

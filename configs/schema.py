@@ -53,8 +53,7 @@ class DataConfig:
     clean_test: bool = False
     """Train only on groups of pictures that the test split does not show."""
     develop_list: str = ""
-    """Text file with the training images, one name a line, that settings may be chosen on; results
-    name those of the others apart."""
+    """Text file with names of training images that settings may be chosen on, one a line."""
     limit: Count = 0
     """Keep only this many images per split; 0 = all."""
     workers: Count = 0
@@ -177,11 +176,12 @@ class TrainConfig:
     projection_width: PositiveInt = 256
     """Channels of the pixel embedding, where train.pixel_block is 0."""
     pixel_block: Count = 0
-    """The online segmentation head reads the patch tokens after this block (docs/method.md, E);
-    0 = no head, as in the paper."""
+    """The online segmentation head reads the tokens of this block (docs/method.md, E); 0 = none."""
     head_padding: Literal["zeros", "replicate"] = "zeros"
     """What the heads' 3 x 3 convolutions see past the border: zeros (paper) lift the corners of a
     map whose logits are negative there; or the border itself."""
+    augment_defects: Share = 0.0
+    """Probability that defects of an image are faded, and those of another added; 0 = off."""
     balance: BelowOne = 0.0
     """List defective images until they are about this share; 0 = each image once."""
     amp: Amp = "auto"

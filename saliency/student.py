@@ -30,7 +30,9 @@ from saliency.patches import load_encoder
 
 MIRRORS = ((), (1,), (2,), (1, 2))  # flipped axes of a (C, H, W) image or map
 HIGH = 0.6  # a pixel may belong to a class whose prior is this or more
-LOW = 0.35  # a pixel whose priors are all this or less is background
+# A pixel whose priors are all this or less is background. Painted maps of NEU-Seg, develop part:
+# 70.39 mIoU with 0.35, 71.55 with 0.2, 71.61 with 0.15.
+LOW = 0.2
 ROBUSTNESS = 0.7  # q of the generalised cross-entropy
 FEATURE_SIZE = 322  # pixels; the features are those of an image of this size squared
 FEATURE_BYTES = 500_000  # of an image on the disk, about, with a ViT-S

@@ -183,6 +183,7 @@ def test_weights_to_hand_on_rebuild_the_model(straight_run):
 
 SWITCHES = ["train.frozen_blocks=2", "train.balance=0.9", "loss.saliency_threshold=0.5"]
 SWITCHES += ["train.scale_pooling=false", "train.head_padding=replicate", "train.head_lr_scale=5.0"]
+SWITCHES += ["train.augment_defects=0.5"]
 WITHOUT_HEAD = ["train.pixel_block=0", 'cam.types=["fused"]', "pseudo_label.cam_type=fused"]
 
 
@@ -191,6 +192,22 @@ def test_every_switch_trains(sample_dir, tmp_path, switches):
     log = train(sample_dir, tmp_path / "run", "--resume", "train.epochs=1", *switches)
     assert np.isfinite(log[-1]["val"]["total"])
     assert ("pixel" in log[-1]["train"]) == (switches is SWITCHES)
+
+
+def test_defects_are_augmented_in_training_alone(sample_dir, tmp_path, monkeypatch):
+    asked = []
+
+    def augment(images, saliency, labels, probability, norm):
+        asked.append((len(images), probability))
+        return images, saliency, torch.ones_like(labels)
+
+    monkeypatch.setattr(train_stac, "augment_defects", augment)
+    switches = ["train.epochs=1", "train.augment_defects=0.25"]
+    log = train(sample_dir, tmp_path / "run", "--resume", *switches)
+
+    assert asked == [(4, 0.25), (2, 0.25)]  # the six images of `fit`, not the two of `val`
+    without = train(sample_dir, tmp_path / "other", "--resume", "train.epochs=1")
+    assert log[0]["train"]["classification"] != without[0]["train"]["classification"]
 
 
 def test_training_on_crops_trains_and_validates_on_them(sample_dir, monkeypatch):

@@ -36,6 +36,7 @@ from typing import Any
 from configs.command_line import run_stage, stage_parser
 from configs.fields import CAM_TYPES, LABEL_ORIGINS, SPLITS
 from execution import ranks
+from runfolder.doubts import doubts
 from runfolder.results import append_results, origin, results_table, write_results_csv
 from runfolder.run import KINDS, Run, open_run
 from runfolder.scored import Asked, Scored, about_of, in_part, scored_of
@@ -91,6 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print(results_table(run.results_path))
         write_results_csv(run.results_path, run.table_path)
+        reasons = doubts(run)
+        if reasons:
+            print(f"warning: {len(reasons)} reason(s) to doubt these masks, found without masks:")
+            print("\n".join(f"  {reason}" for reason in reasons))
         return
     for asked in _all_asked(run, args):
         score_run(run, asked, args)

@@ -28,6 +28,35 @@ class Verdicts(NamedTuple):
     groups: Sequence[str]
 
 
+class Auroc(NamedTuple):
+    """How well scores tell images with a class from those without it, in %.
+
+    Attributes:
+        auroc: area under the curve.
+        interval: (low, high) of 95 % of the draws of as many groups of images.
+    """
+
+    auroc: float
+    interval: tuple[float, float]
+
+
+def auroc_by_class(said: Verdicts, rounds: int = ROUNDS, seed: int = 0) -> list[Auroc | None]:
+    """Return the AUROC of each class' scores, None of a class that all images show or none.
+
+    Args:
+        said: of the images; what was said of classes being there does not matter.
+        rounds: of the bootstrap.
+        seed: of its draws.
+    """
+    draws = list(_draws(said.groups, rounds, seed))
+    found: list[Auroc | None] = []
+    for levels, shown in zip(_levels(said)[1:], said.labels.T, strict=True):
+        auroc = area_under_roc(levels, shown, np.ones(len(shown)))
+        interval = _interval([area_under_roc(levels, shown, weights) for weights in draws])
+        found.append(None if auroc is None or interval is None else Auroc(auroc, interval))
+    return found
+
+
 def even_thresholds(scores: np.ndarray, labels: np.ndarray) -> list[float]:
     """Return for each class the score from which as many images have it as show it.
 

@@ -222,7 +222,12 @@ def _require_labels(run: Run) -> None:
 def validate(
     model: nn.Module, dataset: ImageMapDataset, config: Config, device: torch.device, dtype: Any
 ) -> dict[str, float]:
-    """Return the mIoU (%) with the pseudo labels of held-out training images, at input size."""
+    """Compare with the pseudo labels of held-out training images, at input size.
+
+    Returns:
+        The mIoU and the mean IoU of the classes without background, in %; NaN where neither masks
+        nor pseudo labels show one.
+    """
     model.eval()
     matrix = ConfusionMatrix(dataset.num_classes)
     batch_size, workers = config.segmentation.batch_size, config.data.workers
@@ -232,7 +237,9 @@ def validate(
         finite_outputs_or_raise(logits)
         matrix.update(batch["map"][:, 0].numpy(), logits.argmax(1).cpu().numpy())
     matrix.counts = sum(ranks.gathered(matrix.counts))
-    return {"miou": matrix.miou()}
+    scores = matrix.scores()
+    known = [iou for iou in scores.iou[1:] if not math.isnan(iou)]
+    return {"miou": scores.miou, "foreground": sum(known) / len(known) if known else math.nan}
 
 
 if __name__ == "__main__":

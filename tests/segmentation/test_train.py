@@ -18,7 +18,10 @@ def test_log_checkpoint_and_best_hold_what_they_should(run):
     log = run.log()  # 5 images in batches of 2, the last one is left out: 2 steps an epoch
     assert [(line["epoch"], line["step"]) for line in log] == [(1, 2), (2, 4)]
     assert set(log[0]) == {"epoch", "step", "lr", "train", "val", "seconds"}
-    assert set(log[0]["train"]) == {"total", "pixel", "dice"} and set(log[0]["val"]) == {"miou"}
+    assert set(log[0]["train"]) == {"total", "pixel", "dice"} and set(log[0]["val"]) == {
+        "miou",
+        "foreground",
+    }
     mious = [line["val"]["miou"] for line in log]
     assert all(0 <= miou <= 100 for miou in mious)
     assert log[1]["lr"] == pytest.approx(1e-5)  # 1 % of segmentation.lr at the last step

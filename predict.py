@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from configs.command_line import run_stage
+from configs.command_line import run_stage, share
 from datasets.files import list_images, write_csv, write_image, write_json, write_mask
 from datasets.pictures import paint_mask
 from datasets.record import Record
@@ -43,10 +43,10 @@ from inference.objects import COCO_FORMATS, coco_annotation, objects_of
 from inference.refined import refined
 from inference.segment import Segmenter
 from models.device import select_device
-from runfolder.held_out import HELD_OUT_NAME, read_held_out
+from runfolder.held_out import HELD_OUT_NAME, limits_of, read_held_out
 from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
-from scoring.limits import DEFECTIVE, OK, UNSURE, defect_score, learn_limits
+from scoring.limits import DEFECTIVE, OK, UNSURE, defect_score
 from scoring.thresholds import levelled, seed_mask
 
 
@@ -93,11 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictions = localise(run, localiser, records, thresholds, problems)
 
     held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME) if trained.segmentation else []
-    limits, both_models = None, bool(localiser and held_out and held_out[0].localiser)
-    if held_out:
-        labels = [image.defective for image in held_out]
-        scores = [image.score(both_models) for image in held_out]
-        limits = learn_limits(scores, labels, args.max_false_alarm, args.min_recall)
+    both_models = bool(localiser and held_out and held_out[0].localiser)
+    limits = limits_of(held_out, both_models, args.max_false_alarm, args.min_recall)
 
     # Each image's files.
     done: list[tuple[list, dict[str, Any], dict[str, list]]] = []
@@ -300,13 +297,6 @@ def _page(
     }
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share in [0, 1], got {text}")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -319,9 +309,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", nargs="+", choices=tuple(COCO_FORMATS), default=[], help="further files")
     add("--min-area", type=int, metavar="PX", help="leave out smaller objects; 0 keeps all "
         "(default: learnt from the pseudo labels, for each class)")  # fmt: skip
-    add("--max-false-alarm", type=_share, default=0.05, metavar="SHARE", help="of good images that "
+    add("--max-false-alarm", type=share, default=0.05, metavar="SHARE", help="of good images that "
         "may be called defective, among those held out (default: 0.05)")  # fmt: skip
-    add("--min-recall", type=_share, default=0.99, metavar="SHARE", help="of defective images that "
+    add("--min-recall", type=share, default=0.99, metavar="SHARE", help="of defective images that "
         "must not be called ok, among those held out (default: 0.99)")  # fmt: skip
     add("--keep-all", action="store_true", help="write the masks of images that are ok too")
     add("--threshold", type=float, help="of CAMs, in [0, 1], only where a localiser alone is there "

@@ -63,6 +63,18 @@ def load_run(args: argparse.Namespace) -> tuple[Config, Path]:
     return load(args.config, args.set), Path(args.out or f"runs/{name}")
 
 
+def share(text: str) -> float:
+    """Read a share on the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not in [0, 1].
+    """
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share in [0, 1], got {text}")
+    return value
+
+
 def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a stage's main; a foreseen error becomes one line on stderr and exit code 1.
 

@@ -1,6 +1,7 @@
 """What the models say of the training images that were held out: verdicts are learnt from it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from datasets.files import read_cam, write_json
 from runfolder.run import Run
-from scoring.limits import defect_score
+from scoring.limits import Limits, defect_score, learn_limits
 
 HELD_OUT_NAME = "held_out.json"  # of predictions/
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -80,3 +81,20 @@ def read_held_out(path: Path) -> list[HeldOut]:
             "Run python -m segmentation.infer again."
         ) from error
     return images
+
+
+def limits_of(
+    images: Sequence[HeldOut], with_localiser: bool, max_alarms: float, min_recall: float
+) -> Limits | None:
+    """Return what the scores of new images mean, None where no image was held out.
+
+    Args:
+        images: of `read_held_out`.
+        with_localiser: both models judge; see `HeldOut.score`.
+        max_alarms: share of good images that may be called defective.
+        min_recall: share of defective images that must not be called ok.
+    """
+    if not images:
+        return None
+    scores = [image.score(with_localiser) for image in images]
+    return learn_limits(scores, [image.defective for image in images], max_alarms, min_recall)

@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.measuring import Row, Step
 from configs import SegmentationConfig
-from export import Exportable, traced, write_onnx
+from exporting.formats import traced, write_onnx
+from exporting.models import Exportable
 from segmentation.networks import build_network
 
 ENCODER = SegmentationConfig().encoder

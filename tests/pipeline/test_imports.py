@@ -26,9 +26,13 @@ MAY_IMPORT = {
     "inference": {
         "configs", "datasets", "models", "runfolder", "saliency", "scoring", "segmentation",
     },
+    "exporting": {
+        "configs", "datasets", "models", "runfolder", "scoring", "segmentation", "inference",
+    },
     "pipeline": {"configs", "datasets", "execution", "runfolder"},
 }  # fmt: skip
 OUTSIDE = {"tests", "studies", "benchmarks"}
+SHIPPED = "exporting/shipped"  # runs elsewhere, without this project
 SCRIPTS_IN_PACKAGES = {  # and what they may import; None for everything but scripts
     "datasets/inspect.py": {"configs"},
     "segmentation/train.py": None,
@@ -51,6 +55,14 @@ def test_every_package_is_covered_by_the_rule():
 
 def test_the_rule_itself_has_no_circle():
     TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
+
+
+def test_what_is_shipped_needs_two_packages_beside_numpy():
+    files = sorted((ROOT / SHIPPED).glob("*.py"))
+    imported = {name.split(".")[0] for path in files for _, name in imported_names(path, ROOT)}
+
+    others = imported - sys.stdlib_module_names - {path.stem for path in files}
+    assert others == {"numpy", "onnxruntime", "PIL"}
 
 
 def test_planted_violations_are_found(tmp_path):

@@ -1,6 +1,8 @@
 """Exported files say what PyTorch says, at any size and batch; others are not kept."""
 
+import importlib.util
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -13,11 +15,15 @@ from torch import nn
 import export
 from configs import from_dict, to_dict
 from datasets.files import write_image
+from exporting import compared, formats
+from exporting.models import Exportable, MirrorAveraged
+from inference.segment import averaged
 from models.stac import build_stac
 from runfolder.checkpoint import save_checkpoint
 from segmentation.networks import build_network
 
 CLASSES = ["inclusion", "patches"]
+ONNX_NAMES = {"segmentation": "model.onnx", "localiser": "localiser.onnx"}
 
 needs_export = pytest.mark.skipif(not export.CAN_EXPORT, reason="PyTorch 2.5 cannot export")
 
@@ -43,6 +49,15 @@ def write_run(out, backbone, encoder, network, cam_type="fused"):
         save_checkpoint(out / "segmentation/best.pt", content | {"model": model.state_dict()})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def short_timing():
+    """Time each side once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compared, "BLOCKS", 1)
+        patch.setattr(compared, "BLOCK", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos")
@@ -64,9 +79,12 @@ def exported(tmp_path_factory, photos):
 
 
 @needs_export
-def test_all_four_files_are_written_and_nothing_else(exported):
+def test_all_files_are_written_and_nothing_else(exported):
     names = sorted(path.name for path in (exported / "exported").iterdir())
-    assert names == ["localiser.onnx", "localiser.pt2", "segmentation.onnx", "segmentation.pt2"]
+    models = ["localiser.onnx", "localiser.pt2", "model.onnx", "segmentation.pt2"]
+    assert names == sorted(
+        [*models, "README.md", "model.json", "stac_arrays.py", "stac_files.py", "stac_onnx.py"]
+    )
 
 
 @needs_export
@@ -77,22 +95,32 @@ def test_onnx_takes_any_batch_and_size_and_agrees_with_the_program(exported):
         ("localiser", ((1, 32, 32), (3, 64, 48), (2, 96, 32))),
     ):
         folder = exported / "exported"
-        session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+        session = onnxruntime.InferenceSession(folder / ONNX_NAMES[name])
         module = torch.export.load(folder / f"{name}.pt2").module()
         for batch, height, width in sizes:
             images = torch.randn(batch, 3, height, width)
-            wanted = export._as_tuple(module(images))
+            wanted = formats.as_tuple(module(images))
             for got, want in zip(session.run(None, {"image": images.numpy()}), wanted, strict=True):
                 np.testing.assert_allclose(got, want.detach().numpy(), atol=1e-4)
             first = (batch, 3, height, width) if name == "segmentation" else (batch, 2)
             assert wanted[0].shape[: len(first)] == first
 
 
+def test_the_graph_averages_as_predictions_do():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3)).eval()
+    images = torch.randn(2, 3, 9, 14)
+    with torch.no_grad():
+        got = MirrorAveraged(network)(images)
+    torch.testing.assert_close(got, averaged(network, images))
+    assert (got - network(images).log_softmax(1)).abs().max() > 0.01  # it does average
+
+
 @needs_export
 def test_metadata_say_how_the_model_is_used(exported):
     for name in ("segmentation", "localiser"):
         folder = exported / "exported"
-        props = onnx.load(folder / f"{name}.onnx").metadata_props
+        props = onnx.load(folder / ONNX_NAMES[name]).metadata_props
         values = {p.key: p.value for p in props}
         assert json.loads(values["class_names"]) == CLASSES
         assert json.loads(values["mean"]) == [0.4, 0.5, 0.6]
@@ -129,9 +157,9 @@ def test_padding_by_the_size_of_the_image_is_exported(tmp_path):
     torch.manual_seed(0)
     layers = [create_conv2d(3, 4, 3, stride=2, padding="same"), nn.ReLU()]
     model = nn.Sequential(*layers, create_conv2d(4, 2, 5, stride=2, padding="same")).eval()
-    one = export.Exportable("small", model, ("logits",), (32, 32), (4, 4), {})
-    program = export.traced(one)
-    run_onnx = export.write_onnx(one, program, tmp_path / "small.onnx")
+    one = Exportable("small", model, ("logits",), (32, 32), (4, 4), {})
+    program = formats.traced(one)
+    run_onnx = formats.write_onnx(one, program, tmp_path / "small.onnx")
     for batch, height, width in ((1, 32, 32), (3, 20, 44)):
         images = torch.randn(batch, 3, height, width)
         wanted = model(images)
@@ -145,13 +173,42 @@ def test_a_file_that_differs_is_not_kept(tmp_path, photos, monkeypatch):
     write_run(tmp_path, "deit_tiny_patch16_224", None, None)
 
     def differing(one, program, path):
-        run_file = export.write_program(one, program, path)
+        run_file = formats.write_program(one, program, path)
         return lambda batch: tuple(x + 0.01 for x in run_file(batch))
 
-    monkeypatch.setitem(export.WRITERS, "torch", differing)
+    monkeypatch.setitem(formats.WRITERS, "torch", differing)
     with pytest.raises(ValueError, match="differ by up to 1.00e-02"):
         export.main([str(photos), "--run", str(tmp_path), "--format", "torch"])
     assert list((tmp_path / "exported").iterdir()) == []
+
+
+@needs_export
+def test_openvino_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(
+        ValueError, match=r"openvino, which is optional, got none\. Run pip install"
+    ):
+        export.main([str(tmp_path), "--run", str(tmp_path), "--format", "openvino"])
+
+
+@needs_export
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is optional")
+def test_openvino_files_come_with_onnx_and_agree_with_it(tmp_path, photos, capsys):
+    import openvino
+
+    write_run(tmp_path, None, "tu-resnet10t", "unet")
+    export.main([str(photos), "--run", str(tmp_path), "--format", "openvino"])
+    folder = tmp_path / "exported"
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.onnx", "model.xml", "model.bin", "model.json"} <= names
+    assert not {name for name in names if name.startswith(".")}
+    assert capsys.readouterr().out.count("OpenVINO      median") == 1
+    images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0)).numpy()
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", hints)
+    wanted = session.run(None, {"image": images})[0]
+    np.testing.assert_allclose(compiled(images)[0], wanted, atol=1e-3)
 
 
 @needs_export
@@ -168,7 +225,7 @@ def test_what_cannot_be_exported_is_a_clear_error(tmp_path, photos, monkeypatch)
     def failing(one, program, path):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setitem(export.WRITERS, "onnx", failing)
+    monkeypatch.setitem(formats.WRITERS, "onnx", failing)
     with pytest.raises(ValueError, match="got: no such operator Nothing was written"):
         export.main([str(photos), "--run", str(tmp_path), "--format", "onnx"])
 

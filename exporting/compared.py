@@ -135,7 +135,7 @@ def picture_latency(folder: Path, reference: Reference, pictures: Sequence[Pictu
 def _lines(title: str, calls: dict[str, Callable[[], Any]]) -> list[str]:
     times = milliseconds(calls)
     count = len(next(iter(times.values())))
-    lines = [f"{title}, {count} runs, {torch.get_num_threads()} threads:"]
+    lines = [f"{title}, {count} runs, threads: {torch.get_num_threads()}"]
     for name, values in times.items():
         middle, high = np.percentile(values, (50, 95))
         rate = 1e3 / middle

@@ -120,12 +120,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         forecast = f", about {expected[stage.name]:.0f} of {rest:.0f} min" if expected else ""
         print(f"{title}: reads {stage.reads} -> writes {stage.writes[0]}/{forecast}", flush=True)
         begun_stage = time.monotonic()
-        for words in commands(stage, run.config):
-            if words[0] != "evaluation.py":
-                words = [*launcher, *words, "--device", args.device]
-            code = _call([*words, *_common(args)])
-            if code:
-                _stop(stage.name, code, again)
+        try:
+            for words in commands(stage, run.config):
+                if words[0] != "evaluation.py":
+                    words = [*launcher, *words, "--device", args.device]
+                code = _call([*words, *_common(args)])
+                if code:
+                    _stop(stage.name, code, again)
+        finally:
+            marks.add_seconds(stage, time.monotonic() - begun_stage)
         marks.finish(stage, wanted)
         print(f"[{number}/{total}] {stage.name}: {_minutes_since(begun_stage)}", flush=True)
 

@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from datasets.files import append_lines, read_lines, write_lines, write_text
+from datasets.files import append_lines, read_lines, write_json, write_lines, write_text
 from datasets.sources import GROUPS_NAME
 from runfolder.results import not_a_result
 from runfolder.run import Run
+
+SECONDS_NAME = "seconds.json"  # of stages/
 
 
 class Stage(NamedTuple):
@@ -35,7 +38,8 @@ class Marks:
     """What `stages/` of a run folder remembers of each stage.
 
     <stage>.started holds the hash of the settings from the stage's first file on, <stage>.done when
-    all its files are complete and scored; `labels` says which data set labels.csv was made from.
+    all its files are complete and scored; `labels` says which data set labels.csv was made from,
+    seconds.json how long each stage took.
     """
 
     def __init__(self, run: Run, stages: Sequence[Stage]):
@@ -58,6 +62,12 @@ class Marks:
     def finish(self, stage: Stage, settings: str) -> None:
         """Remember that a stage is complete."""
         write_text(self.folder / f"{stage.name}.done", f"{settings}\n")
+
+    def add_seconds(self, stage: Stage, seconds: float) -> None:
+        """Remember that a stage was at work; what continued a stopped one adds up."""
+        spent = seconds_of(self.run)
+        spent[stage.name] = spent.get(stage.name, 0.0) + seconds
+        write_json(self.folder / SECONDS_NAME, spent)
 
     def has_files(self, stage: Stage) -> bool:
         """Tell whether the stage's own folder is there."""
@@ -111,6 +121,9 @@ class Marks:
         if gone:
             append_lines(self.folder / "old_results.jsonl", gone)
             write_lines(self.run.results_path, kept)
+        spent = seconds_of(self.run)
+        if spent.pop(stage.name, None) is not None:
+            write_json(self.folder / SECONDS_NAME, spent)
         (self.folder / f"{stage.name}.started").unlink(missing_ok=True)
 
     def _results_of(self, stage: Stage) -> tuple[list[str], list[str]]:
@@ -130,3 +143,21 @@ class Marks:
     def _read(self, name: str) -> str:
         path = self.folder / name
         return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def seconds_of(run: Run) -> dict[str, float]:
+    """Return how long each stage took, its scores too; nothing of stages that ran by themselves.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path: Path = run.folder / "stages" / SECONDS_NAME
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(seconds) for name, seconds in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: expected seconds by stage, got: {error}. Remove the file."
+        ) from error

@@ -141,3 +141,26 @@ def test_a_damaged_result_is_named_before_anything_is_removed(runner):
     with pytest.raises(ValueError, match=r"results\.jsonl, line 2: expected a result of evaluat"):
         runner("mine.toml", "--out", "run", "--set", "saliency.polarity=dark")
     assert (runner.out / "saliency").is_dir()
+
+
+def test_the_time_of_each_stage_is_kept_and_goes_with_its_files(runner, monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("pipeline.time.monotonic", lambda: next(clock))
+    runner("mine.toml", "--out", "run", fails="train_stac")
+    path = runner.out / "stages/seconds.json"
+    stopped = json.loads(path.read_text())
+    assert list(stopped) == ["saliency", "train"]
+
+    runner.whole()
+    whole = json.loads(path.read_text())
+    names = ["saliency", "train", "cams", "pseudo_labels", "segmentation", "predictions"]
+    assert list(whole) == names
+    assert whole["saliency"] == stopped["saliency"]
+    assert whole["train"] > stopped["train"] > 0  # both parts of it
+
+    runner(
+        "mine.toml", "--out", "run", "--set", "segmentation.epochs=3", fails="segmentation.infer"
+    )
+    again = json.loads(path.read_text())
+    assert again["segmentation"] == whole["segmentation"]  # its own time, not added to the old
+    assert {name: again[name] for name in names[:4]} == {name: whole[name] for name in names[:4]}

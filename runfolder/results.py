@@ -21,8 +21,8 @@ def results_table(path: Path) -> str:
     """Return the `latest_results` of a file as a Markdown table."""
     results = latest_results(path)
     tables = [
-        _table([_cells(row) for row in results if "iou" in row], NO_RESULTS),
-        _table([_image_cells(row) for row in results if "image" in row], ""),
+        _table([mask_cells(row) for row in results if "iou" in row], NO_RESULTS),
+        _table([image_cells(row) for row in results if "image" in row], ""),
     ]
     return "\n\n".join(filter(None, tables))
 
@@ -30,14 +30,19 @@ def results_table(path: Path) -> str:
 def _table(rows: Sequence[Mapping[str, str]], otherwise: str) -> str:
     if not rows:
         return otherwise
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    columns = [c for c in columns if c not in TABLE_END] + [c for c in TABLE_END if c in columns]
+    columns = table_columns(rows)
     widths = {c: max(len(row.get(c, "-")) for row in [{c: c}, *rows]) for c in columns}
     lines = [dict(zip(columns, columns, strict=True)), {c: "-" * widths[c] for c in columns}, *rows]
     return "\n".join(
         "| " + " | ".join(line.get(c, "-").ljust(widths[c]) for c in columns) + " |"
         for line in lines
     )
+
+
+def table_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns of a table of cells: stage, classes, and last their means."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return [c for c in columns if c not in TABLE_END] + [c for c in TABLE_END if c in columns]
 
 
 def write_results_csv(path: Path, to: Path) -> None:
@@ -80,7 +85,7 @@ def latest_results(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             latest[_place(row)] = row
-            _cells(row) if "iou" in row else _image_cells(row)
+            mask_cells(row) if "iou" in row else image_cells(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise not_a_result(path, number, line) from error
     return [latest[place] for place in sorted(latest)]
@@ -101,7 +106,8 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return stage, row.get("cam_type", ""), row["labels"], split, part, row["threshold_rule"], bound
 
 
-def _image_cells(row: Mapping[str, Any]) -> dict[str, str]:
+def image_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of whole images of a result, by the column of their table."""
     figures = row["image"]
     of_classes = {
         f"F1 {name}": percent(of_class["f1"]) for name, of_class in figures["classes"].items()
@@ -118,7 +124,8 @@ def _image_cells(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+def mask_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a result against masks, by the column of their table."""
     stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
     threshold = row["threshold"]
     several = threshold if isinstance(threshold, list) else [threshold]  # one for each class

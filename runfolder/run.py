@@ -7,6 +7,7 @@
     pseudo_labels/<name>.png
     segmentation/checkpoint.pt  best.pt  log.jsonl
     predictions/<name>.png
+    figures/<name>.svg  <name>.pdf
 
 The folders of maps hold a meta.json that says how their files were made. From the first file to the
 last it says that they are not complete, and whoever reads it then is refused. Maps that were
@@ -126,6 +127,7 @@ class Run:
         self.results_path = folder / "results.jsonl"
         self.table_path = folder / "results.csv"
         self.report_path = folder / "report.html"
+        self.figures_dir = folder / "figures"  # charts of the report
         self.saliency_dir = folder / "saliency"
         self.stac_dir = folder / "stac"
         self.pseudo_label_dir = folder / "pseudo_labels"

@@ -185,7 +185,12 @@ def test_table_and_sheet_show_the_run(finished, capsys):
     cells = sheet[CAPTION:].reshape(3, CELL + GAP, 6, CELL + GAP, 3)
     assert (cells.std(axis=(1, 3, 4)) > 1).any(axis=0).all()  # no column is black
     report.main(flags(finished))
-    assert "<h2>Results in %" in (finished / "run/report.html").read_text()
+    page = (finished / "run/report.html").read_text()
+    rows = [json.loads(line) for line in (finished / "run/results.jsonl").read_text().splitlines()]
+    (of_masks,) = (row for row in rows if row["kind"] == "segmentation")
+    assert f'figure-value">{of_masks["miou"]:.2f} %' in page
+    assert 'role="note"' not in page  # no figure differs from its files
+    assert {path.name for path in (finished / "run/figures").glob("*.svg")} >= {"threshold.svg"}
 
 
 METAS = {"saliency": SaliencyMeta, "pseudo_labels": MaskMeta, "predictions": MaskMeta}

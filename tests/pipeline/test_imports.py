@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "saliency": {"configs", "datasets", "models", "execution"},
     "segmentation": {"configs", "datasets", "models", "execution"},
     "runfolder": {"configs", "datasets", "execution", "scoring"},
+    "reporting": {"configs", "datasets", "execution", "runfolder", "scoring"},
     "inference": {
         "configs", "datasets", "models", "runfolder", "saliency", "scoring", "segmentation",
     },

@@ -11,6 +11,7 @@ from reporting.charts import charts_of
 from reporting.facts import Facts, by_stage, minutes_of
 from reporting.images import PANELS
 from reporting.pictures import IGNORE_COLOUR, SALIENCY_COLOUR, class_colours, data_uri
+from runfolder.doubts import doubts
 from runfolder.results import NO_RESULTS, image_cells, mask_cells, table_columns
 
 TELLING_PANELS = (("prediction", "pseudo_label"), ("truth", "image"))  # the first that is there
@@ -72,7 +73,7 @@ def report_page(facts: Facts, count: int | None) -> tuple[str, int]:
             total=len(facts.images),
             kind=facts.kind,
             origin=_origin(facts),
-            notes=facts.notes,
+            notes=[*facts.notes, *(f"To be doubted: {reason}" for reason in doubts(run))],
             sentences=words.sentences(facts),
             keys=words.keys(facts, minutes_of(run)),
             bars_title=title,

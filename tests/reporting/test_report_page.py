@@ -183,6 +183,18 @@ def test_outdated_results_are_told(run, capsys):
     assert f"warning: {expected}" in capsys.readouterr().out
 
 
+def test_doubts_stand_above_the_figures(run):
+    lines = (run / "segmentation/log.jsonl").read_text()
+    line = json.loads(lines.splitlines()[-1]) | {"epoch": 3, "val": {"foreground": 12.3}}
+    (run / "segmentation/log.jsonl").write_text(lines + json.dumps(line) + "\n")
+
+    page = page_of(run)
+
+    told = text_of(page)
+    assert "To be doubted: the masks of held-out images" in told
+    assert told.index("foreground IoU of 12 %") < told.index("Defects flagged")
+
+
 def test_figures_that_were_not_scored_are_computed_the_same(run):
     row = row_of(run, "segmentation", "image")
     (run / "results.jsonl").unlink()

@@ -19,107 +19,77 @@ writes TO/masks/<name>.png (mask values, VOC palette), TO/overlays/<name>.jpg, T
 TO/coco.json (run lengths, exact) and with --format coco-polygons TO/coco_polygons.json (outlines
 through the centres of the border pixels, holes filled), as pre-annotations for CVAT or Label
 Studio. A picture that cannot be read is named at the end, after all others are done.
+
+  python predict.py --watch incoming/ --run runs/neu_seg
+
+waits for pictures in a folder and predicts each as soon as it is complete. What earlier calls have
+predicted is not predicted again. Stop it with Ctrl-C or SIGTERM.
 """
 
 import argparse
+import csv
+import signal
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
 from configs.command_line import run_stage, share
-from datasets.files import list_images, write_csv, write_image, write_json, write_mask
+from datasets.files import (
+    list_images,
+    read_lines,
+    write_csv,
+    write_image,
+    write_json,
+    write_mask,
+)
 from datasets.pictures import paint_mask
 from datasets.record import Record
 from execution import ranks
 from execution.progress import progress
-from inference.images import Picture, load_pictures
-from inference.localise import Localiser
-from inference.models import load_trained, localiser_of, run_in, segmenter_of, with_tile
-from inference.objects import COCO_FORMATS, coco_annotation, objects_of
-from inference.refined import refined
-from inference.segment import Segmenter
+from inference.images import load_pictures
+from inference.objects import COCO_FORMATS, coco_annotation
+from inference.predictor import Options, Predictor, Result, load_run
+from inference.watching import new_pictures
 from models.device import select_device
-from runfolder.held_out import HELD_OUT_NAME, limits_of, read_held_out
-from runfolder.run import Run
-from runfolder.thresholds import thresholds_for_new_images
-from scoring.limits import DEFECTIVE, OK, UNSURE, defect_score
-from scoring.thresholds import levelled, seed_mask
-
-
-class Prediction(NamedTuple):
-    """What the models say about one image."""
-
-    record: Record
-    pixels: np.ndarray  # (H, W, 3) uint8 RGB
-    scores: np.ndarray  # (K,) in [0, 1]
-    confidence: np.ndarray  # (H, W) in [0, 1], of the class in the mask
-    mask: np.ndarray  # (H, W) uint8 mask values
-    found: np.ndarray  # (K,) in [0, 1], the scores of the model that made the mask
+from scoring.limits import DEFECTIVE, OK, UNSURE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict all images and write masks, overlays, JSON and a summary."""
     args = _parser().parse_args(argv)
-    _check_flags(args)
-    run = with_tile(run_in(Path(args.run)), args.tile)
-    to = Path(args.to) if args.to else run.predicted_dir
-
-    # The models, and the images.
-    trained = load_trained(run)
-    class_names = trained.class_names
-    if trained.segmentation and args.threshold is not None:
-        raise ValueError(
-            f"--threshold: expected a run with a localiser alone, got {run.folder} with a "
-            "segmentation network, which needs no threshold. Leave --threshold out, or give a run "
-            "without segmentation/."
-        )
+    if bool(args.images) == bool(args.watch):
+        raise ValueError("expected IMAGES, or --watch DIR, and not both. See --help.")
+    if args.watch and args.format:
+        raise ValueError("--format: expected IMAGES with it, got --watch. Leave one of them out.")
+    options = Options(
+        **{name: getattr(args, name) for name in Options.__dataclass_fields__}  # each is a flag
+    )
+    to = Path(args.to) if args.to else Path(args.run) / "predicted"
     problems: dict[str, str] = {}
-    records = _without_outputs(find_images(args.images, problems), to)
+    records = [] if args.watch else _without_outputs(find_images(args.images, problems), to)
     device = ranks.join(select_device(args.device))
-    records = ranks.part(records, run.config.segmentation.batch_size)
-    localiser = localiser_of(run, trained.localiser, device) if trained.localiser else None
-    if trained.segmentation:
-        segmenter = segmenter_of(run, trained.segmentation, device)
-        segmenter.keeps_specks = args.min_area is not None
-        predictions = segment(segmenter, localiser, records, problems)
-    else:
-        thresholds = thresholds_for_new_images(run, class_names)
-        if args.threshold is not None:
-            thresholds = [args.threshold] * len(class_names)
-        predictions = localise(run, localiser, records, thresholds, problems)
-
-    held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME) if trained.segmentation else []
-    both_models = bool(localiser and held_out and held_out[0].localiser)
-    limits = limits_of(held_out, both_models, args.max_false_alarm, args.min_recall)
+    run = load_run(args.run, device, options)
+    if args.watch:
+        watch(run, Path(args.watch), to)
+        return
 
     # Each image's files.
+    records = ranks.part(records, run.batch_size)
+    results = run.over(load_pictures(records, problems=problems))
     done: list[tuple[list, dict[str, Any], dict[str, list]]] = []
-    for one in progress(predictions, "predict", len(records)):
-        name = one.record.name
-        mask, objects = objects_of(one.mask, one.confidence, class_names, args.min_area or 0)
-        verdict, score = DEFECTIVE if mask.any() else OK, None
-        if limits:
-            score = defect_score([one.found, one.scores] if both_models else [one.found])
-            verdict = limits.verdict(score)
-        if verdict == OK and not args.keep_all:
-            mask, objects = np.zeros_like(mask), []
-        write_mask(to / f"masks/{name}.png", mask)
-        overlay = np.round(255 * paint_mask(one.pixels, mask)).astype(np.uint8)
-        write_image(to / f"overlays/{name}.jpg", overlay)
-        page = {"verdict": verdict, "defect_score": score}
-        if limits:
-            page |= {"ok_below": limits.ok_below, "defective_from": limits.defective_from}
-        page |= _page(one._replace(mask=mask), objects, class_names)
-        write_json(to / f"json/{name}.json", page)
-        row = [name, verdict, *page["areas_px"].values(), *page["class_scores"].values()]
-        height, width = mask.shape
-        image = {"file_name": str(one.record.image), "height": height, "width": width}
+    for result in progress(results, "predict", len(records)):
+        row = write_outputs(result, run, to)
+        height, width = result.mask.shape
+        image = {"file_name": str(result.record.image), "height": height, "width": width}
         annotated = {
-            form: [coco_annotation(found, mask.shape, form, class_names) for found in objects]
+            form: [
+                coco_annotation(found, result.mask.shape, form, run.class_names)
+                for found in result.objects
+            ]
             for form in args.format
         }
         done.append((row, image, annotated))
@@ -131,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not ranks.is_first():
         return
     images = [{"id": number, **image} for number, (_, image, _) in enumerate(done, start=1)]
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(run.class_names)]
     for form in args.format:
         entries = [
             {"image_id": image["id"], **entry}
@@ -142,18 +112,79 @@ def main(argv: Sequence[str] | None = None) -> None:
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_json(to / COCO_FORMATS[form], content)
     summary = [row for row, _, _ in done]
-    heads = [f"{name}_{what}" for what in ("area_px", "score") for name in class_names]
-    write_csv(to / "summary.csv", [["name", "verdict", *heads], *summary])
+    write_csv(to / "summary.csv", [heads(run), *summary])
     print(f"wrote masks, overlays, json and summary.csv of {len(summary)} images to {to}/")
     counts = Counter(row[1] for row in summary)
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in (DEFECTIVE, UNSURE, OK)))
-    if limits:
-        print("\n".join(limits.lines()))
+    if run.limits:
+        print("\n".join(run.limits.lines()))
     if problems:
         raise ValueError(
             f"{len(problems)} of {len(summary) + len(problems)} pictures could not be read: "
             f"{' | '.join(list(problems.values())[:5])}"
         )
+
+
+def heads(run: Predictor) -> list[str]:
+    """Return the columns of summary.csv."""
+    of_classes = [f"{name}_{what}" for what in ("area_px", "score") for name in run.class_names]
+    return ["name", "verdict", *of_classes]
+
+
+def write_outputs(result: Result, run: Predictor, to: Path) -> list:
+    """Write mask, overlay and, last, the JSON file of an image; return its row of summary.csv."""
+    name, mask = result.record.name, result.mask
+    write_mask(to / f"masks/{name}.png", mask)
+    overlay = np.round(255 * paint_mask(result.pixels, mask)).astype(np.uint8)
+    write_image(to / f"overlays/{name}.jpg", overlay)
+    page = _page(result, run)
+    write_json(to / f"json/{name}.json", page)
+    return [name, result.verdict, *page["areas_px"].values(), *page["class_scores"].values()]
+
+
+def watch(run: Predictor, folder: Path, to: Path) -> None:
+    """Predict each picture that comes into a folder, until the program is stopped.
+
+    A line of summary.csv follows the files of its image; after a stop in between, the image is
+    predicted again.
+    """
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    outputs = [(to / name).resolve() for name in ("masks", "overlays")]
+    summary, seconds = to / "summary.csv", []
+
+    def name_of(path: Path) -> str:
+        return "_".join(path.relative_to(folder).with_suffix("").parts)
+
+    def is_done(path: Path) -> bool:
+        made = any(path.resolve().is_relative_to(output) for output in outputs)
+        return made or name_of(path) in known
+
+    rows = list(csv.reader(read_lines(summary)))[1:]  # a line that was cut off is dropped
+    known = {name for name, *_ in rows}
+    write_csv(summary, [heads(run), *rows])
+    print(f"waiting for pictures in {folder}/, {len(known)} are in {summary}", flush=True)
+    try:
+        for path in new_pictures(folder, is_done, lambda: not stopped):
+            begun = time.perf_counter()
+            try:
+                result = run.predict(path)
+                result = result._replace(record=Record(name_of(path), path, ()))
+            except (ValueError, OSError) as error:
+                print(f"not predicted: {error}", flush=True)
+                continue
+            row = write_outputs(result, run, to)
+            with summary.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerow(row)
+            seconds.append(time.perf_counter() - begun)
+            print(f"{path}: {result.verdict}, {1e3 * seconds[-1]:.0f} ms", flush=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if seconds:
+        middle, high = 1e3 * np.percentile(seconds, (50, 95))
+        print(f"{len(seconds)} pictures, {middle:.0f} ms each (median), 95 % within {high:.0f} ms")
 
 
 def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
@@ -205,95 +236,20 @@ def _without_outputs(records: Sequence[Record], to: Path) -> list[Record]:
     return kept
 
 
-def segment(
-    segmenter: Segmenter,
-    localiser: Localiser | None,
-    records: Sequence[Record],
-    problems: dict[str, str],
-) -> Iterator[Prediction]:
-    """Give the best class of each pixel; scores are the localiser's where there is one.
-
-    Args:
-        segmenter: makes the masks.
-        localiser: makes the scores; without it they are the segmenter's.
-        records: images.
-        problems: takes the images that cannot be read, name -> what is wrong.
-    """
-    scores: dict[str, np.ndarray] = {}
-
-    def pictures() -> Iterator[Picture]:  # decoded once, for both networks
-        if localiser is None:
-            yield from load_pictures(records, problems=problems)
-            return
-        for record, pixels, output in localiser.over(records, 0, problems):
-            scores[record.name] = output.scores
-            yield Picture(record, pixels)
-
-    for record, pixels, logits in segmenter.over_pictures(pictures()):
-        shares = logits.softmax(dim=0)
-        mask = segmenter.mask(logits)
-        confidence = shares.gather(0, torch.from_numpy(mask).to(shares.device).long()[None])[0]
-        found = segmenter.scores(logits)
-        yield Prediction(
-            record,
-            pixels,
-            scores.pop(record.name, found),
-            confidence.cpu().numpy(),
-            mask,
-            found,
-        )
-
-
-def localise(
-    run: Run,
-    localiser: Localiser,
-    records: Sequence[Record],
-    thresholds: Sequence[float],
-    problems: dict[str, str],
-) -> Iterator[Prediction]:
-    """Give the refined CAMs of the classes whose score is high enough, cut at K thresholds.
-
-    Args:
-        run: its settings of CAMs and pseudo labels are used.
-        localiser: makes maps and scores.
-        records: images.
-        thresholds: of the K classes.
-        problems: takes the images that cannot be read, name -> what is wrong.
-    """
-    settings = run.config.pseudo_label
-    for record, pixels, output in localiser.over(records, 0, problems):
-        present = localiser.predicted(output.scores)
-        maps = output.cam(settings.cam_type, present)
-        maps = refined(pixels, maps, settings, localiser.device)
-        confidence = maps.max(axis=0) if present else np.zeros(output.size, np.float32)
-        mask = seed_mask(levelled(maps, [thresholds[k] for k in present]), present, 0.5)
-        yield Prediction(record, pixels, output.scores, confidence, mask, output.scores)
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise ValueError(
-            f"--threshold: expected a number in [0, 1], got {args.threshold}. CAMs lie in [0, 1]."
-        )
-    if args.min_area is not None and args.min_area < 0:
-        raise ValueError(
-            f"--min-area: expected 0 pixels or more, got {args.min_area}. 0 keeps all objects."
-        )
-
-
-def _page(
-    one: Prediction, objects: Sequence[dict[str, Any]], class_names: Sequence[str]
-) -> dict[str, Any]:
+def _page(result: Result, run: Predictor) -> dict[str, Any]:
     """Return what the JSON file of an image holds."""
-    areas = {name: int((one.mask == k + 1).sum()) for k, name in enumerate(class_names)}
-    named_scores = zip(class_names, one.scores.tolist(), strict=True)
-    return {
-        "image": str(one.record.image),
-        "height": one.mask.shape[0],
-        "width": one.mask.shape[1],
-        "class_scores": {name: round(score, 4) for name, score in named_scores},
-        "areas_px": areas,
-        "objects": [{k: v for k, v in entry.items() if k != "pixels"} for entry in objects],
+    page: dict[str, Any] = {"verdict": result.verdict, "defect_score": result.defect_score}
+    if run.limits:
+        page["ok_below"] = run.limits.ok_below
+        page["defective_from"] = run.limits.defective_from
+    counts = np.bincount(result.mask.reshape(-1), minlength=len(run.class_names) + 1)
+    return page | {
+        "image": str(result.record.image),
+        "height": result.mask.shape[0],
+        "width": result.mask.shape[1],
+        "class_scores": {name: round(score, 4) for name, score in result.class_scores.items()},
+        "areas_px": dict(zip(run.class_names, counts[1:].tolist(), strict=True)),
+        "objects": [{k: v for k, v in one.items() if k != "pixels"} for one in result.objects],
     }
 
 
@@ -302,7 +258,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGES", help="pictures, folders or quoted patterns")
+    add("images", nargs="*", metavar="IMAGES", help="pictures, folders or quoted patterns")
+    add("--watch", metavar="DIR", help="wait for pictures in this folder instead")
     add("--run", required=True, metavar="DIR", help="folder of the run whose models are used")
     add("--to", metavar="DIR", help="where to write (default: predicted/ in the run's folder); its "
         "masks/ and overlays/ are never read as images")  # fmt: skip

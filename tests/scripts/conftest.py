@@ -1,15 +1,39 @@
-"""A run with CAMs but no mask, which becomes pseudo labels."""
+"""A run with CAMs but no mask, which becomes pseudo labels; one of untrained models; pictures."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import make_pseudo_labels
+from configs import from_dict, to_dict
 from datasets.files import Cam, read_mask, write_cam, write_image, write_saliency
+from models.stac import build_stac
+from runfolder.checkpoint import save_checkpoint
+from segmentation.networks import build_network
 
 CLASSES = ("inclusion", "patches", "scratches")
+SECTIONS = {
+    "train": {
+        "backbone": "deit_tiny_patch16_224",
+        "pretrained": "none",
+        "depth": 2,
+        "image_size": [32, 32],
+        "projection_width": 8,
+        "attention_layers": 1,
+        "amp": "off",
+    },
+    "cam": {"scales": [1.0], "label_threshold": 0.3},
+    "segmentation": {
+        "encoder": "tu-mobilenetv3_small_050",
+        "pretrained": "none",
+        "image_size": [32, 32],
+        "batch_size": 2,
+        "amp": "off",
+    },
+}
 
 
 class CamRun:
@@ -84,3 +108,41 @@ class CamRun:
 @pytest.fixture
 def cam_run(tmp_path: Path) -> CamRun:
     return CamRun(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def sections():
+    """Return the sections of the config of `untrained_run`."""
+    return SECTIONS
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Write three pictures of different sizes, in folders."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    files = ("a.png", "deep/b.JPG", "deep/down/c.bmp")
+    for file, size in zip(files, ((40, 50), (64, 33), (50, 50)), strict=True):
+        write_image(root / file, rng.integers(0, 255, (*size, 3), np.uint8))
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+@pytest.fixture(scope="session")
+def untrained_run(tmp_path_factory):
+    """Write untrained checkpoints of both stages."""
+    out = tmp_path_factory.mktemp("run")
+    config = from_dict(SECTIONS)
+    content = {
+        "config": to_dict(config),
+        "class_names": list(CLASSES),
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "progress": {"epoch": 1, "step": 1},
+    }
+    torch.manual_seed(1)
+    stac = build_stac(config.train, len(CLASSES))
+    save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
+    network = build_network("deeplabv3plus", "tu-mobilenetv3_small_050", "none", len(CLASSES) + 1)
+    save_checkpoint(out / "segmentation/best.pt", content | {"model": network.state_dict()})
+    return out

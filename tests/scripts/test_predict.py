@@ -12,69 +12,20 @@ import torch
 from pycocotools.coco import COCO
 
 import predict
-from configs import from_dict, load, to_dict
+from configs import load
 from datasets.files import read_image, read_mask, write_image, write_json
 from inference.models import load_trained, localiser_of, run_in, segmenter_of
 from inference.objects import objects_of
-from models.stac import build_stac
-from runfolder.checkpoint import save_checkpoint
 from runfolder.held_out import HELD_OUT_NAME, HeldOut
 from runfolder.run import Run
-from segmentation.networks import build_network
 
 CLASSES = ("inclusion", "patches", "scratches")
-SECTIONS = {
-    "train": {
-        "backbone": "deit_tiny_patch16_224",
-        "pretrained": "none",
-        "depth": 2,
-        "image_size": [32, 32],
-        "projection_width": 8,
-        "attention_layers": 1,
-        "amp": "off",
-    },
-    "cam": {"scales": [1.0], "label_threshold": 0.3},
-    "segmentation": {
-        "encoder": "tu-mobilenetv3_small_050",
-        "pretrained": "none",
-        "image_size": [32, 32],
-        "batch_size": 2,
-        "amp": "off",
-    },
-}
 NAMES = ("a", "deep_b", "deep_down_c")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Write three pictures of different sizes, in folders."""
-    root = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    files = ("a.png", "deep/b.JPG", "deep/down/c.bmp")
-    for file, size in zip(files, ((40, 50), (64, 33), (50, 50)), strict=True):
-        write_image(root / file, rng.integers(0, 255, (*size, 3), np.uint8))
-    (root / "notes.txt").write_text("no picture")
-    return root
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Write untrained checkpoints of both stages."""
-    out = tmp_path_factory.mktemp("run")
-    config = from_dict(SECTIONS)
-    content = {
-        "config": to_dict(config),
-        "class_names": list(CLASSES),
-        "mean": [0.5] * 3,
-        "std": [0.5] * 3,
-        "progress": {"epoch": 1, "step": 1},
-    }
-    torch.manual_seed(1)
-    stac = build_stac(config.train, len(CLASSES))
-    save_checkpoint(out / "stac/checkpoint.pt", content | {"model": stac.state_dict()})
-    network = build_network("deeplabv3plus", "tu-mobilenetv3_small_050", "none", len(CLASSES) + 1)
-    save_checkpoint(out / "segmentation/best.pt", content | {"model": network.state_dict()})
-    return out
+def run(untrained_run):
+    return untrained_run
 
 
 def test_what_changes_no_weights_comes_from_the_run(run, tmp_path):
@@ -211,13 +162,13 @@ def test_scores_come_from_the_localiser_and_masks_from_the_network(run, photos, 
 
 
 @pytest.fixture
-def localiser_alone(run, photos, tmp_path):
+def localiser_alone(run, photos, tmp_path, sections):
     """Return how much of a.png is predicted, by thresholds.json, settings and flags."""
     part = only(run, "stac", tmp_path)
 
     def area(thresholds, *settings, flags=()):
         (part / "thresholds.json").write_text(json.dumps({"fused": thresholds}))
-        changed = [f"{section}.{key}={json.dumps(value)}" for section, values in SECTIONS.items()
+        changed = [f"{section}.{key}={json.dumps(value)}" for section, values in sections.items()
                    for key, value in values.items()]  # fmt: skip
         Run(part, load([], [*changed, *settings])).begin_stage()
         page = predicted(part, tmp_path / "to", photos / "a.png", flags=flags)["a"]
@@ -344,11 +295,11 @@ def test_what_cannot_be_done_is_said(run, photos, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--threshold", "1.5"), r"--threshold: expected a number in \[0, 1\], got 1\.5\."),
-        (("--threshold", "-0.1"), r"--threshold: expected a number in \[0, 1\], got -0\.1\."),
-        (("--threshold", "nan"), r"--threshold: expected a number in \[0, 1\], got nan\."),
-        (("--min-area", "-1"), r"--min-area: expected 0 pixels or more, got -1\."),
-        (("--threshold", "0.2"), "--threshold: expected a run with a localiser alone, got "),
+        (("--threshold", "1.5"), r"threshold: expected a number in \[0, 1\], got 1\.5\."),
+        (("--threshold", "-0.1"), r"threshold: expected a number in \[0, 1\], got -0\.1\."),
+        (("--threshold", "nan"), r"threshold: expected a number in \[0, 1\], got nan\."),
+        (("--min-area", "-1"), r"min_area: expected 0 pixels or more, got -1\."),
+        (("--threshold", "0.2"), "threshold: expected a run with a localiser alone, got "),
         (("--tile", "8"), r"tile: expected 0 \(off\) or 32 or more pixels, got 8\."),
     ],
 )

@@ -1,0 +1,237 @@
+"""A trained run, ready for pictures: `from inference import load_run`.
+
+run = load_run("runs/parts")
+result = run.predict("a.png")
+print(result.verdict, result.class_scores, len(result.objects))
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from datasets.files import read_image
+from datasets.record import Record
+from inference.images import Picture
+from inference.models import Trained, load_trained, localiser_of, run_in, segmenter_of, with_tile
+from inference.objects import objects_of
+from inference.refined import refined
+from models.device import select_device
+from runfolder.held_out import HELD_OUT_NAME, limits_of, read_held_out
+from runfolder.run import Run
+from runfolder.thresholds import thresholds_for_new_images
+from scoring.limits import DEFECTIVE, OK, defect_score
+from scoring.thresholds import levelled, seed_mask
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pictures are judged.
+
+    Attributes:
+        max_false_alarm: share of good images, in [0, 1], that may be called defective among those
+            held out.
+        min_recall: share of defective images that must not be called ok among those held out.
+        keep_all: images that are ok keep their masks.
+        min_area: smaller objects, in pixels, are left out; 0 keeps all; None: the least areas that
+            were learnt from the pseudo labels.
+        threshold: of CAMs, in [0, 1], only where a localiser alone is there; None: the kept ones.
+        tile: side in pixels of the tiles that larger images are seen in; 0 = whole; None: as
+            configured in training.
+    """
+
+    max_false_alarm: float = 0.05
+    min_recall: float = 0.99
+    keep_all: bool = False
+    min_area: int | None = None
+    threshold: float | None = None
+    tile: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        for name in ("max_false_alarm", "min_recall", "threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number in [0, 1], got {value}.")
+        if self.min_area is not None and self.min_area < 0:
+            raise ValueError(
+                f"min_area: expected 0 pixels or more, got {self.min_area}. 0 keeps all objects."
+            )
+
+
+class Result(NamedTuple):
+    """What the models say of one image.
+
+    Attributes:
+        record: name and file of the image.
+        pixels: (H, W, 3) uint8 RGB.
+        verdict: ok, unsure or defective.
+        defect_score: in [0, 1], which the verdict follows from; None where no image was held out:
+            the verdict then follows from the mask.
+        class_scores: in [0, 1], by class.
+        mask: (H, W) uint8, 0 background, k + 1 class k; empty of an image that is ok.
+        objects: connected regions of the mask, see `inference.objects.objects_of`.
+    """
+
+    record: Record
+    pixels: np.ndarray
+    verdict: str
+    defect_score: float | None
+    class_scores: dict[str, float]
+    mask: np.ndarray
+    objects: list[dict[str, Any]]
+
+
+class _Said(NamedTuple):
+    """What the networks say of one image."""
+
+    record: Record
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB
+    scores: np.ndarray  # (K,) in [0, 1]
+    confidence: np.ndarray  # (H, W) in [0, 1], of the class in the mask
+    mask: np.ndarray  # (H, W) uint8 mask values
+    found: np.ndarray  # (K,) in [0, 1], the scores of the network that made the mask
+
+
+class Predictor:
+    """The models of a run: masks, scores and verdicts of any pictures, without labels.
+
+    The segmentation network makes the masks and the localiser the scores of the classes. With one
+    of them alone, it does both: scores are then those of the segmentation network, and masks the
+    refined CAMs of the classes that the localiser sees.
+
+    Attributes:
+        class_names: K names.
+        limits: what the score of an image means, None where no image was held out.
+    """
+
+    def __init__(self, run: Run, trained: Trained, device: torch.device, options: Options):
+        """Build the networks of checkpoints.
+
+        Raises:
+            ValueError: a threshold for a run whose segmentation network needs none; damaged files.
+        """
+        if trained.segmentation and options.threshold is not None:
+            raise ValueError(
+                f"threshold: expected a run with a localiser alone, got {run.folder} with a "
+                "segmentation network, which needs no threshold. Leave it out, or give a run "
+                "without segmentation/."
+            )
+        self.class_names = list(trained.class_names)
+        self._run, self._options = run, options
+        self._localiser = (
+            localiser_of(run, trained.localiser, device) if trained.localiser else None
+        )
+        self._segmenter, held_out = None, []
+        if trained.segmentation:
+            self._segmenter = segmenter_of(run, trained.segmentation, device)
+            self._segmenter.keeps_specks = options.min_area is not None
+            held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME)
+        else:
+            kept = thresholds_for_new_images(run, self.class_names)
+            own = options.threshold
+            self._thresholds = kept if own is None else [own] * len(self.class_names)
+        self._both_judge = bool(self._localiser and held_out and held_out[0].localiser)
+        self.limits = limits_of(
+            held_out, self._both_judge, options.max_false_alarm, options.min_recall
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Images that pass a network at a time."""
+        return self._run.config.segmentation.batch_size
+
+    def predict(self, image: str | Path | np.ndarray) -> Result:
+        """Return what the models say of one picture.
+
+        Args:
+            image: a file, or (H, W, 3) uint8 RGB.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it cannot be read, or the array is of another shape or type.
+        """
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(
+                    f"image: expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
+                )
+            picture = Picture(Record("image", Path("image"), ()), image)
+        else:
+            path = Path(image)
+            picture = Picture(Record(path.stem, path, ()), read_image(path))
+        (result,) = self.over([picture])
+        return result
+
+    def over(self, pictures: Iterable[Picture]) -> Iterator[Result]:
+        """Give what the models say of decoded pictures, in order, one batch after the other."""
+        said = self._segmented(pictures) if self._segmenter else self._localised(pictures)
+        for one in said:
+            min_area = self._options.min_area or 0
+            mask, objects = objects_of(one.mask, one.confidence, self.class_names, min_area)
+            verdict, score = DEFECTIVE if mask.any() else OK, None
+            if self.limits:
+                score = defect_score([one.found, one.scores] if self._both_judge else [one.found])
+                verdict = self.limits.verdict(score)
+            if verdict == OK and not self._options.keep_all:
+                mask, objects = np.zeros_like(mask), []
+            scores = dict(zip(self.class_names, one.scores.tolist(), strict=True))
+            yield Result(one.record, one.pixels, verdict, score, scores, mask, objects)
+
+    def _segmented(self, pictures: Iterable[Picture]) -> Iterator[_Said]:
+        """Give the best class of each pixel; scores are the localiser's where there is one."""
+        segmenter, localiser = self._segmenter, self._localiser
+        scores: dict[str, np.ndarray] = {}
+
+        def localised() -> Iterator[Picture]:
+            for record, pixels, output in localiser.over_pictures(pictures):
+                scores[record.name] = output.scores
+                yield Picture(record, pixels)
+
+        seen = localised() if localiser else pictures
+        for record, pixels, logits in segmenter.over_pictures(seen):
+            shares = logits.softmax(dim=0)
+            mask = segmenter.mask(logits)
+            of_mask = torch.from_numpy(mask).to(shares.device).long()[None]
+            confidence = shares.gather(0, of_mask)[0].cpu().numpy()
+            found = segmenter.scores(logits)
+            yield _Said(record, pixels, scores.pop(record.name, found), confidence, mask, found)
+
+    def _localised(self, pictures: Iterable[Picture]) -> Iterator[_Said]:
+        """Give the refined CAMs of the classes whose score is high enough, cut at thresholds."""
+        settings, localiser = self._run.config.pseudo_label, self._localiser
+        for record, pixels, output in localiser.over_pictures(pictures):
+            present = localiser.predicted(output.scores)
+            maps = output.cam(settings.cam_type, present)
+            maps = refined(pixels, maps, settings, localiser.device)
+            confidence = maps.max(axis=0) if present else np.zeros(output.size, np.float32)
+            levels = levelled(maps, [self._thresholds[k] for k in present])
+            mask = seed_mask(levels, present, 0.5)
+            yield _Said(record, pixels, output.scores, confidence, mask, output.scores)
+
+
+def load_run(
+    folder: str | Path, device: str | torch.device = "auto", options: Options | None = None
+) -> Predictor:
+    """Return the models of a run folder, ready for pictures.
+
+    Args:
+        folder: of the run.
+        device: auto, cpu or cuda, or a device.
+        options: how pictures are judged; None for the defaults.
+
+    Raises:
+        FileNotFoundError: no run, or no trained model in it.
+        ValueError: damaged files, or options that do not fit.
+    """
+    options = options or Options()
+    place = select_device(device) if isinstance(device, str) else device
+    run = with_tile(run_in(Path(folder)), options.tile)
+    return Predictor(run, load_trained(run), place, options)

@@ -147,6 +147,7 @@ ACCEPTED = {  # a user's environment: a CUDA build of PyTorch and packages of it
     "safetensors": "0.4.5",
     "matplotlib": "3.8.4",
     "tensorboard": "2.19.0",
+    "jinja2": "3.1.4",
     "tqdm": "4.66.5",
     "packaging": "24.1",
 }

@@ -42,7 +42,7 @@ SETTINGS = [
 STAGES = {"stac": train_stac, "segmentation": segmentation.train}
 TERMS = {"stac": {"classification", "patch", "token", "saliency", "contrast", "pixel"}}
 TERMS["segmentation"] = {"pixel", "dice"}
-MEASURES = {"stac": TERMS["stac"] | {"total", "map"}, "segmentation": {"miou"}}
+MEASURES = {"stac": TERMS["stac"] | {"total", "map"}, "segmentation": {"miou", "foreground"}}
 
 
 def run_in(root: Path) -> Run:

@@ -40,7 +40,13 @@ import torch
 from configs.command_line import run_stage, share
 from datasets.atomic import temporary_name
 from datasets.files import list_images
-from exporting.compared import Reference, agreement, network_latency, picture_latency, pictures_of
+from exporting.compared import (
+    agreement,
+    network_latency,
+    picture_latency,
+    pictures_of,
+    reference_of,
+)
 from exporting.formats import (
     CAN_EXPORT,
     DEFAULT_FORMATS,
@@ -107,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # The folder, against predict.py.
     write_product(run, models, to, Wanted(args.max_false_alarm, args.min_recall))
-    reference = Reference(run, trained, with_localiser=len(models) > 1)
+    reference = reference_of(run, trained, with_localiser=len(models) > 1)
     pictures = pictures_of(files)
     try:
         equal, scores = agreement(to, reference, pictures)

@@ -16,8 +16,8 @@ from exporting.formats import RunFile
 from exporting.models import Exportable
 from exporting.product import SHIPPED
 from inference.images import Picture
-from inference.models import Trained, localiser_of, segmenter_of
-from inference.objects import objects_of
+from inference.models import Trained
+from inference.predictor import Options, Predictor
 from inference.segment import averaged
 from runfolder.run import Run
 
@@ -26,30 +26,11 @@ BLOCKS, BLOCK = 6, 5  # a side is timed so often without a break, in turn with t
 LONGEST = 20.0  # seconds for all sides; large pictures are timed less often
 
 
-class Reference:
-    """What predict.py does with a picture, on the CPU and in full precision."""
-
-    def __init__(self, run: Run, trained: Trained, with_localiser: bool):
-        """Take the models of a run."""
-        cpu = torch.device("cpu")
-        self.segmenter = segmenter_of(run, trained.segmentation, cpu)
-        self.localiser = localiser_of(run, trained.localiser, cpu) if with_localiser else None
-        for one in (self.segmenter, self.localiser):
-            if one:
-                one.dtype = None
-
-    def predict(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-        """Return mask (H, W), that of an image that is ok too, and scores (K,) of a picture."""
-        ((_, _, logits),) = self.segmenter.over_pictures([picture])
-        shares = logits.softmax(dim=0)
-        mask = self.segmenter.mask(logits)
-        confidence = shares.gather(0, torch.from_numpy(mask).long()[None])[0].numpy()
-        mask, _ = objects_of(mask, confidence, self.segmenter.class_names, 0)
-        scores = self.segmenter.scores(logits)
-        if self.localiser:
-            ((_, _, output),) = self.localiser.over_pictures([picture])
-            scores = output.scores
-        return mask, scores
+def reference_of(run: Run, trained: Trained, with_localiser: bool) -> Predictor:
+    """Return what predict.py does with a picture, on the CPU and in full precision."""
+    used = trained if with_localiser else trained._replace(localiser=None)
+    predictor = Predictor(run, used, torch.device("cpu"), Options(keep_all=True))
+    return predictor.in_full_precision()
 
 
 class Agreement(NamedTuple):
@@ -76,7 +57,7 @@ def pictures_of(files: Sequence[Path]) -> list[Picture]:
     return [Picture(Record(file.stem, file, ()), read_image(file)) for file in files]
 
 
-def agreement(folder: Path, reference: Reference, pictures: Sequence[Picture]) -> Agreement:
+def agreement(folder: Path, reference: Predictor, pictures: Sequence[Picture]) -> Agreement:
     """Compare the folder's masks and scores of pictures with those of predict.py.
 
     Raises:
@@ -86,9 +67,11 @@ def agreement(folder: Path, reference: Reference, pictures: Sequence[Picture]) -
     equal, count, differences = 0, 0, []
     for picture in pictures:
         result = model.predict(picture.record.image, keep_all=True)
-        mask, scores = reference.predict(picture)
-        equal, count = equal + int((result.mask == mask).sum()), count + mask.size
+        (wanted,) = reference.over([picture])
+        equal += int((result.mask == wanted.mask).sum())
+        count += wanted.mask.size
         found = np.array(list(result.page["class_scores"].values()))
+        scores = np.array(list(wanted.class_scores.values()))
         differences.append(float(np.abs(found - scores.round(4)).max()))
     if equal < LEAST_EQUAL * count:
         raise ValueError(
@@ -116,7 +99,7 @@ def network_latency(one: Exportable, files: dict[str, RunFile]) -> list[str]:
     return _lines(f"latency, network, 1 image of {height} x {width} and its mirror image", calls)
 
 
-def picture_latency(folder: Path, reference: Reference, pictures: Sequence[Picture]) -> list[str]:
+def picture_latency(folder: Path, reference: Predictor, pictures: Sequence[Picture]) -> list[str]:
     """Time all steps on whole pictures, but for reading and writing files; give lines to print."""
     model = shipped().load(folder, torch.get_num_threads())
     number = {"PyTorch": 0, "ONNX": 0}
@@ -126,7 +109,7 @@ def picture_latency(folder: Path, reference: Reference, pictures: Sequence[Pictu
         return pictures[number[side] % len(pictures)]
 
     calls = {
-        "PyTorch": lambda: reference.predict(following("PyTorch")),
+        "PyTorch": lambda: next(reference.over([following("PyTorch")])),
         "stac_onnx.py": lambda: model.predict(following("ONNX").pixels),
     }
     return _lines(f"latency, all steps, {len(pictures)} pictures in turn", calls)

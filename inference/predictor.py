@@ -148,6 +148,13 @@ class Predictor:
         """Images that pass a network at a time."""
         return self._run.config.segmentation.batch_size
 
+    def in_full_precision(self) -> "Predictor":
+        """Let the networks compute in float32, whatever they were trained in; return this."""
+        for network in (self._segmenter, self._localiser):
+            if network:
+                network.dtype = None
+        return self
+
     def predict(self, image: str | Path | np.ndarray) -> Result:
         """Return what the models say of one picture.
 

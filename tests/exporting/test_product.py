@@ -316,7 +316,7 @@ def test_the_export_says_how_equal_and_how_fast_it_is(printed):
 
 def test_masks_that_differ_are_refused(run, folder, photos):
     the_run = run_in(run)
-    reference = compared.Reference(the_run, load_trained(the_run), with_localiser=True)
+    reference = compared.reference_of(the_run, load_trained(the_run), with_localiser=True)
     pictures = compared.pictures_of([photos / "a.png"])
     assert compared.agreement(folder, reference, pictures).equal >= 0.999
     facts = json.loads((folder / "model.json").read_text())

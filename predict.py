@@ -273,6 +273,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--keep-all", action="store_true", help="write the masks of images that are ok too")
     add("--threshold", type=float, help="of CAMs, in [0, 1], only where a localiser alone is there "
         "(default: those of thresholds.json of the run)")  # fmt: skip
+    add("--roi", default="", metavar="REGION", help="look for defects only where this picture is "
+        'bright, or in the polygon with these corners, such as "10,10 200,10 200,150"')  # fmt: skip
     add("--tile", type=int, metavar="PX", help="see larger images in tiles of this side; 0 = whole "
         "(default: as configured in training)")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")

@@ -19,6 +19,7 @@ from inference.images import Picture
 from inference.models import Trained, load_trained, localiser_of, run_in, segmenter_of, with_tile
 from inference.objects import objects_of
 from inference.refined import refined
+from inference.roi import Roi
 from models.device import select_device
 from runfolder.held_out import HELD_OUT_NAME, limits_of, read_held_out
 from runfolder.run import Run
@@ -39,6 +40,9 @@ class Options:
         min_area: smaller objects, in pixels, are left out; 0 keeps all; None: the least areas that
             were learnt from the pseudo labels.
         threshold: of CAMs, in [0, 1], only where a localiser alone is there; None: the kept ones.
+        roi: region in which defects are looked for, see `inference.roi.Roi`; empty: everywhere. The
+            localiser, which judges whole images, then has no say where there is a segmentation
+            network.
         tile: side in pixels of the tiles that larger images are seen in; 0 = whole; None: as
             configured in training.
     """
@@ -49,6 +53,7 @@ class Options:
     min_area: int | None = None
     threshold: float | None = None
     tile: int | None = None
+    roi: str = ""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -126,6 +131,9 @@ class Predictor:
             )
         self.class_names = list(trained.class_names)
         self._run, self._options = run, options
+        self._roi = Roi(options.roi) if options.roi else None
+        if self._roi and trained.segmentation:
+            trained = trained._replace(localiser=None)
         self._localiser = (
             localiser_of(run, trained.localiser, device) if trained.localiser else None
         )
@@ -205,10 +213,12 @@ class Predictor:
         seen = localised() if localiser else pictures
         for record, pixels, logits in segmenter.over_pictures(seen):
             shares = logits.softmax(dim=0)
+            region = self._region(record, pixels)
             mask = segmenter.mask(logits)
             of_mask = torch.from_numpy(mask).to(shares.device).long()[None]
             confidence = shares.gather(0, of_mask)[0].cpu().numpy()
-            found = segmenter.scores(logits)
+            mask = mask if region is None else mask * region
+            found = segmenter.scores(logits, region)
             yield _Said(record, pixels, scores.pop(record.name, found), confidence, mask, found)
 
     def _localised(self, pictures: Iterable[Picture]) -> Iterator[_Said]:
@@ -221,7 +231,13 @@ class Predictor:
             confidence = maps.max(axis=0) if present else np.zeros(output.size, np.float32)
             levels = levelled(maps, [self._thresholds[k] for k in present])
             mask = seed_mask(levels, present, 0.5)
+            region = self._region(record, pixels)
+            mask = mask if region is None else mask * region
             yield _Said(record, pixels, output.scores, confidence, mask, output.scores)
+
+    def _region(self, record: Record, pixels: np.ndarray) -> np.ndarray | None:
+        """Return the region of interest of a picture, None for all of it."""
+        return self._roi.of(pixels.shape[:2], str(record.image)) if self._roi else None
 
 
 def load_run(

@@ -89,15 +89,21 @@ class Segmenter:
         mask = best_class(logits)
         return mask if self.keeps_specks else without_specks(mask, self.least_areas)
 
-    def scores(self, logits: Tensor) -> np.ndarray:
-        """Return how surely each class is in an image, (K,) float32, of logits (K + 1, H, W).
+    def scores(self, logits: Tensor, region: np.ndarray | None = None) -> np.ndarray:
+        """Return how surely each class is in an image, (K,) float32.
 
         That is the probability that so many pixels exceed as the smallest region of the class has.
+
+        Args:
+            logits: (K + 1, H, W).
+            region: (H, W) bool, the pixels that count, at least one; None for all.
         """
         shares = logits.softmax(dim=0)[1:].flatten(1)  # (K, pixels)
         areas = self.least_areas or [0.0] * len(shares)
         counts = [max(1, math.ceil(area * shares.shape[1])) for area in areas]
-        ranked = zip(shares, counts, strict=True)
+        if region is not None:
+            shares = shares[:, torch.from_numpy(region.reshape(-1)).to(shares.device)]
+        ranked = zip(shares, (min(n, shares.shape[1]) for n in counts), strict=True)
         return np.array([of_class.topk(n).values[-1].item() for of_class, n in ranked], np.float32)
 
 

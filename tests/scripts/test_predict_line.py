@@ -155,3 +155,23 @@ def test_pictures_or_a_folder_to_watch_are_needed(flags):
 def test_a_watch_writes_no_coco_file():
     with pytest.raises(ValueError, match="--format: expected IMAGES with it, got --watch"):
         predict.main(["--watch", "b", "--run", "x", "--format", "coco"])
+
+
+def test_outside_the_region_of_interest_nothing_is_found(untrained_run, photos, tmp_path):
+    whole = load_run(untrained_run, "cpu", Options(keep_all=True)).predict(photos / "a.png")
+    assert whole.mask[:, 25:].any() and whole.mask[:, :25].any()
+
+    options = Options(keep_all=True, roi="0,0 24,0 24,39 0,39")
+    left = load_run(untrained_run, "cpu", options).predict(photos / "a.png")
+
+    assert (left.mask[:, :25] == whole.mask[:, :25]).all() and not left.mask[:, 25:].any()
+    assert all(x + width <= 25 for x, _, width, _ in (one["box"] for one in left.objects))
+    alone = load_run(untrained_run, "cpu", Options(keep_all=True, roi="0,0 49,0 49,39 0,39"))
+    of_all = alone.predict(photos / "a.png").class_scores
+    # A part of the pixels can have no higher score than all; nothing comes from the localiser.
+    assert all(left.class_scores[name] <= of_all[name] for name in of_all)
+    assert of_all != whole.class_scores
+
+    flags = ["--run", str(untrained_run), "--to", str(tmp_path), "--device", "cpu", "--keep-all"]
+    predict.main([str(photos / "a.png"), *flags, "--roi", options.roi])
+    assert (read_mask(tmp_path / "masks/a.png", 3) == left.mask).all()

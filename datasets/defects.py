@@ -115,5 +115,5 @@ def _grown(mask: Tensor, pixels: int) -> Tensor:
 def _blur(values: Tensor, sigma: float) -> Tensor:
     """Blur (B, C, H, W) by a Gaussian of so many pixels; it ends where the image does."""
     most = (min(values.shape[-2:]) - 1) // 2  # reflected borders reach no farther
-    reach = min(max(1, round(3 * sigma)), max(most, 0))
+    reach = min(max(1, round(3 * sigma)), most)
     return gaussian_blur(values, [2 * reach + 1] * 2, [sigma] * 2) if reach else values

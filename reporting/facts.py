@@ -11,7 +11,7 @@ import numpy as np
 from datasets.files import read_lines
 from reporting.images import Shown
 from runfolder.marks import seconds_of
-from runfolder.results import latest_results
+from runfolder.results import latest_results, stage_of
 from runfolder.run import KINDS, Run
 from runfolder.scored import Asked, scored_of
 from runfolder.verdicts import SCORES_NAME, verdicts_of
@@ -234,11 +234,6 @@ def training_log(path: Path) -> list[dict[str, Any]]:
             ) from error
         log.append(entry)
     return log
-
-
-def stage_of(row: dict[str, Any]) -> str:
-    """Return the name of the stage that a result is of, as tables have it."""
-    return f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
 
 
 def by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -245,11 +245,7 @@ def telling(facts: Facts) -> list[Telling]:
         ("Missed", is_missed, lambda i: true_area(images[i])),
         ("False alarm", is_alarm, lambda i: images[i].area),
         ("Another class", is_other, lambda i: sum(images[i].areas[k] for k in images[i].extra)),
-        (
-            "Least overlap",
-            lambda one: bool(one.areas) and one.iou is not None,
-            lambda i: -images[i].iou,
-        ),
+        ("Least overlap", has_overlap, lambda i: -images[i].iou),
     ]
     if judged and facts.has_scores:
         kinds.append(("Least sure", lambda one: True, lambda i: -sureness(facts, i)))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.files import read_lines
+from datasets.record import label_vector
 from runfolder.held_out import HELD_OUT_NAME, read_held_out
 from runfolder.run import Run
 from scoring.images import Verdicts, auroc_by_class
@@ -40,9 +41,7 @@ def _untold(run: Run) -> list[str]:
         np.mean([s for s in (found[r.name].segmenter, found[r.name].localiser) if s], axis=0)
         for r in records
     ]
-    labels = np.zeros((len(records), run.num_classes), bool)
-    for row, record in zip(labels, records, strict=True):
-        row[list(record.classes)] = True
+    labels = np.array([label_vector(record, run.num_classes) for record in records]) > 0
     said = Verdicts(labels, labels, np.array(scores), [record.group for record in records])
     lines = []
     for name, shown, figures in zip(

@@ -124,9 +124,13 @@ def image_cells(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def stage_of(row: Mapping[str, Any]) -> str:
+    """Return the name of the stage that a result is of, as tables have it."""
+    return f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
+
+
 def mask_cells(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the figures of a result against masks, by the column of their table."""
-    stage = f"cam ({row['cam_type']})" if row["kind"] == "cam" else row["kind"]
     threshold = row["threshold"]
     several = threshold if isinstance(threshold, list) else [threshold]  # one for each class
     levels = " ".join("-" if level is None else f"{level:.3f}" for level in several)
@@ -134,7 +138,11 @@ def mask_cells(row: Mapping[str, Any]) -> dict[str, str]:
     masks = f" + {row['masks_used']} masks" if row.get("masks_used") else ""
     bound = ", bound" if row.get("bound") else ""
     part = "" if row.get("part", "all") == "all" else f" ({row['part']})"
-    start = {"stage": stage, "split": row["split"] + part, "labels": row["labels"] + masks + bound}
+    start = {
+        "stage": stage_of(row),
+        "split": row["split"] + part,
+        "labels": row["labels"] + masks + bound,
+    }
     ious = {name: percent(iou) for name, iou in row["iou"].items()}
     end = {"mIoU": percent(row["miou"]), "fg IoU": percent(row["fg_iou"]), "threshold": chosen}
     report = {"report mIoU": percent(row["report"]["miou"])} if row.get("report") else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files import read_cam, read_mask
-from datasets.record import Record
+from datasets.record import Record, label_vector
 from runfolder.run import Run
 from runfolder.scored import Asked, in_part, maps_of
 from scoring.images import Verdicts
@@ -41,9 +41,8 @@ def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
         present = np.array([np.isin(range(1, run.num_classes + 1), v) for v in values])
         path = folder / SCORES_NAME
         scores = _scores_of(path, records, run.data.class_names) if path.is_file() else present
-    labels = np.zeros((len(records), run.num_classes), bool)
-    for row, record in zip(labels, records, strict=True):
-        row[list(record.classes)] = True
+    vectors = [label_vector(record, run.num_classes) for record in records]
+    labels = np.array(vectors).reshape(-1, run.num_classes) > 0
     return Verdicts(labels, present, scores, [record.group for record in records])
 
 

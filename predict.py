@@ -65,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("expected IMAGES, or --watch DIR, and not both. See --help.")
     if args.watch and args.format:
         raise ValueError("--format: expected IMAGES with it, got --watch. Leave one of them out.")
-    options = Options(
-        **{name: getattr(args, name) for name in Options.__dataclass_fields__}  # each is a flag
-    )
+    flags = {name: getattr(args, name) for name in Options.__dataclass_fields__}  # each is a flag
+    options = Options(**flags | {"threshold": thresholds_of(args.threshold)})
     to = Path(args.to) if args.to else Path(args.run) / "predicted"
     problems: dict[str, str] = {}
     records = [] if args.watch else _without_outputs(find_images(args.images, problems), to)
@@ -127,8 +126,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def heads(run: Predictor) -> list[str]:
     """Return the columns of summary.csv."""
-    of_classes = [f"{name}_{what}" for what in ("area_px", "score") for name in run.class_names]
-    return ["name", "verdict", *of_classes]
+    kinds = ("area_px", "score", "probability")
+    of_classes = [f"{name}_{what}" for what in kinds for name in run.class_names]
+    return ["name", "verdict", *of_classes, "reason"]
 
 
 def write_outputs(result: Result, run: Predictor, to: Path) -> list:
@@ -139,7 +139,10 @@ def write_outputs(result: Result, run: Predictor, to: Path) -> list:
     write_image(to / f"overlays/{name}.jpg", overlay)
     page = _page(result, run)
     write_json(to / f"json/{name}.json", page)
-    return [name, result.verdict, *page["areas_px"].values(), *page["class_scores"].values()]
+    probabilities = page["class_probabilities"] or dict.fromkeys(run.class_names, "")
+    of_classes = (page["areas_px"], page["class_scores"], probabilities)
+    numbers = [number for numbers in of_classes for number in numbers.values()]
+    return [name, result.verdict, *numbers, result.reason]
 
 
 def watch(run: Predictor, folder: Path, to: Path) -> None:
@@ -238,7 +241,11 @@ def _without_outputs(records: Sequence[Record], to: Path) -> list[Record]:
 
 def _page(result: Result, run: Predictor) -> dict[str, Any]:
     """Return what the JSON file of an image holds."""
-    page: dict[str, Any] = {"verdict": result.verdict, "defect_score": result.defect_score}
+    page: dict[str, Any] = {
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "defect_score": result.defect_score,
+    }
     if run.limits:
         page["ok_below"] = run.limits.ok_below
         page["defective_from"] = run.limits.defective_from
@@ -247,10 +254,35 @@ def _page(result: Result, run: Predictor) -> dict[str, Any]:
         "image": str(result.record.image),
         "height": result.mask.shape[0],
         "width": result.mask.shape[1],
-        "class_scores": {name: round(score, 4) for name, score in result.class_scores.items()},
+        "class_scores": _rounded(result.class_scores),
+        "class_probabilities": result.class_probabilities and _rounded(result.class_probabilities),
         "areas_px": dict(zip(run.class_names, counts[1:].tolist(), strict=True)),
         "objects": [{k: v for k, v in one.items() if k != "pixels"} for one in result.objects],
     }
+
+
+def _rounded(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: round(number, 4) for name, number in numbers.items()}
+
+
+def thresholds_of(texts: Sequence[str] | None) -> float | dict[str, float] | None:
+    """Read --threshold: one number, or CLASS=NUMBER once or more.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not texts:
+        return None
+    try:
+        if len(texts) == 1 and "=" not in texts[0]:
+            return float(texts[0])
+        parts = (text.rsplit("=", 1) for text in texts)
+        return {name: float(number) for name, number in parts}
+    except ValueError as error:
+        raise ValueError(
+            f"--threshold: expected a number, or CLASS=NUMBER for some classes, got "
+            f"{' '.join(texts)}."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -271,8 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-recall", type=share, default=0.99, metavar="SHARE", help="of defective images that "
         "must not be called ok, among those held out (default: 0.99)")  # fmt: skip
     add("--keep-all", action="store_true", help="write the masks of images that are ok too")
-    add("--threshold", type=float, help="of CAMs, in [0, 1], only where a localiser alone is there "
-        "(default: those of thresholds.json of the run)")  # fmt: skip
+    add("--threshold", nargs="+", metavar="[CLASS=]T", help="from which share, in [0, 1], a pixel "
+        "is of a class and not background; of one alone, of the CAMs (default: 0.5; of CAMs those "
+        "of thresholds.json of the run)")  # fmt: skip
     add("--roi", default="", metavar="REGION", help="look for defects only where this picture is "
         'bright, or in the polygon with these corners, such as "10,10 200,10 200,150"')  # fmt: skip
     add("--tile", type=int, metavar="PX", help="see larger images in tiles of this side; 0 = whole "

@@ -20,9 +20,10 @@ from exporting.models import Exportable
 from inference.images import TILE_OVERLAP
 from inference.segment import PROBABILITY_FLOOR
 from models.pamr import DILATIONS, SHARPNESS
-from runfolder.held_out import HELD_OUT_NAME, limits_of, read_held_out
+from runfolder.held_out import HELD_OUT_NAME, calibration_of, limits_of, read_held_out
 from runfolder.results import origin
 from runfolder.run import Run
+from scoring.calibration import SCORE_FLOOR
 
 FORMAT = 1  # of model.json; that of the shipped script
 FACTS_NAME = "model.json"
@@ -69,6 +70,7 @@ def facts_of(run: Run, models: Sequence[Exportable], to: Path, wanted: Wanted) -
         "segmentation": _model(second, to, settings.tile)
         | {
             "least_areas": second.metadata["least_areas"],
+            "thresholds": [0.5] * len(second.metadata["class_names"]),
             "pamr": pamr,
             "probability_floor": PROBABILITY_FLOOR,
         },
@@ -111,14 +113,28 @@ def _limits(run: Run, has_localiser: bool, wanted: Wanted) -> dict[str, Any] | N
     held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME)
     with_localiser = bool(has_localiser and held_out and held_out[0].localiser)
     limits = limits_of(held_out, with_localiser, *wanted)
+    calibration = calibration_of(held_out, with_localiser)
     return limits and {
         "ok_below": limits.ok_below,
         "defective_from": limits.defective_from,
         "with_localiser": with_localiser,
+        "calibration": calibration and calibration._asdict(),
         "max_false_alarm": wanted.max_alarms,
         "min_recall": wanted.min_recall,
         "worth": limits.lines(),
     }
+
+
+def _probability(verdict: dict[str, Any] | None) -> str:
+    """Return how the probability of a class follows from its score, in words."""
+    if not verdict or not verdict["calibration"]:
+        return "none: no image was held out to learn it"
+    slope, offsets = verdict["calibration"]["slope"], verdict["calibration"]["offsets"]
+    shifts = ", ".join(f"{offset:.4f}" for offset in offsets)
+    return (
+        f"1 / (1 + exp(-z)), z = {slope:.4f} log(s / (1 - s)) + b; s is the score above, "
+        f"{SCORE_FLOOR:g} from 0 and 1 at least, b is {shifts}"
+    )
 
 
 def readme(facts: dict[str, Any]) -> str:
@@ -155,4 +171,5 @@ def readme(facts: dict[str, Any]) -> str:
         score=", averaged with its score by the localiser" if by_both else "",
         verdict=judged,
         class_scores=scores,
+        probability=_probability(verdict),
     )

@@ -5,7 +5,7 @@ result = run.predict("a.png")
 print(result.verdict, result.class_scores, len(result.objects))
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from inference.objects import objects_of
 from inference.refined import refined
 from inference.roi import Roi
 from models.device import select_device
-from runfolder.held_out import HELD_OUT_NAME, limits_of, read_held_out
+from runfolder.held_out import HELD_OUT_NAME, calibration_of, limits_of, read_held_out
 from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
 from scoring.limits import DEFECTIVE, OK, defect_score
@@ -39,7 +39,10 @@ class Options:
         keep_all: images that are ok keep their masks.
         min_area: smaller objects, in pixels, are left out; 0 keeps all; None: the least areas that
             were learnt from the pseudo labels.
-        threshold: of CAMs, in [0, 1], only where a localiser alone is there; None: the kept ones.
+        threshold: of all classes, or by class, in [0, 1]; the lower, the larger the masks. Of a
+            segmentation network: the share, of the background's and the class' probability, from
+            which a pixel is of the class; None: 0.5, the highest probability. Where a localiser
+            alone is there: of the CAMs; None: the kept ones.
         roi: region in which defects are looked for, see `inference.roi.Roi`; empty: everywhere. The
             localiser, which judges whole images, then has no say where there is a segmentation
             network.
@@ -51,7 +54,7 @@ class Options:
     min_recall: float = 0.99
     keep_all: bool = False
     min_area: int | None = None
-    threshold: float | None = None
+    threshold: float | Mapping[str, float] | None = None
     tile: int | None = None
     roi: str = ""
 
@@ -63,12 +66,29 @@ class Options:
         """
         for name in ("max_false_alarm", "min_recall", "threshold"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected a number in [0, 1], got {value}.")
+            values = value.values() if isinstance(value, Mapping) else (value,)
+            for one in values:
+                if one is not None and not 0 <= one <= 1:
+                    raise ValueError(f"{name}: expected a number in [0, 1], got {one}.")
         if self.min_area is not None and self.min_area < 0:
             raise ValueError(
                 f"min_area: expected 0 pixels or more, got {self.min_area}. 0 keeps all objects."
             )
+
+    def thresholds(self, class_names: Sequence[str], otherwise: Sequence[float]) -> list[float]:
+        """Return K thresholds: those that are wanted, else the others.
+
+        Raises:
+            ValueError: one for an unknown class.
+        """
+        if not isinstance(self.threshold, Mapping):
+            return list(otherwise) if self.threshold is None else [self.threshold] * len(otherwise)
+        if unknown := sorted(set(self.threshold) - set(class_names)):
+            raise ValueError(
+                f"threshold: expected classes among {', '.join(class_names)}, got {unknown[0]}."
+            )
+        named = zip(class_names, otherwise, strict=True)
+        return [self.threshold.get(name, level) for name, level in named]
 
 
 class Result(NamedTuple):
@@ -80,7 +100,10 @@ class Result(NamedTuple):
         verdict: ok, unsure or defective.
         defect_score: in [0, 1], which the verdict follows from; None where no image was held out:
             the verdict then follows from the mask.
+        reason: of the verdict, in a few words.
         class_scores: in [0, 1], by class.
+        class_probabilities: how sure it is that the class is there, by class, learnt from held-out
+            images; None where none was held out.
         mask: (H, W) uint8, 0 background, k + 1 class k; empty of an image that is ok.
         objects: connected regions of the mask, see `inference.objects.objects_of`.
     """
@@ -89,7 +112,9 @@ class Result(NamedTuple):
     pixels: np.ndarray
     verdict: str
     defect_score: float | None
+    reason: str
     class_scores: dict[str, float]
+    class_probabilities: dict[str, float] | None
     mask: np.ndarray
     objects: list[dict[str, Any]]
 
@@ -121,14 +146,8 @@ class Predictor:
         """Build the networks of checkpoints.
 
         Raises:
-            ValueError: a threshold for a run whose segmentation network needs none; damaged files.
+            ValueError: a threshold for an unknown class; damaged files.
         """
-        if trained.segmentation and options.threshold is not None:
-            raise ValueError(
-                f"threshold: expected a run with a localiser alone, got {run.folder} with a "
-                "segmentation network, which needs no threshold. Leave it out, or give a run "
-                "without segmentation/."
-            )
         self.class_names = list(trained.class_names)
         self._run, self._options = run, options
         self._roi = Roi(options.roi) if options.roi else None
@@ -141,15 +160,17 @@ class Predictor:
         if trained.segmentation:
             self._segmenter = segmenter_of(run, trained.segmentation, device)
             self._segmenter.keeps_specks = options.min_area is not None
+            even = [0.5] * len(self.class_names)
+            self._segmenter.thresholds = options.thresholds(self.class_names, even)
             held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME)
         else:
             kept = thresholds_for_new_images(run, self.class_names)
-            own = options.threshold
-            self._thresholds = kept if own is None else [own] * len(self.class_names)
+            self._thresholds = options.thresholds(self.class_names, kept)
         self._both_judge = bool(self._localiser and held_out and held_out[0].localiser)
         self.limits = limits_of(
             held_out, self._both_judge, options.max_false_alarm, options.min_recall
         )
+        self._calibration = calibration_of(held_out, self._both_judge)
 
     @property
     def batch_size(self) -> int:
@@ -191,14 +212,32 @@ class Predictor:
         for one in said:
             min_area = self._options.min_area or 0
             mask, objects = objects_of(one.mask, one.confidence, self.class_names, min_area)
-            verdict, score = DEFECTIVE if mask.any() else OK, None
+            judges = [one.found, one.scores] if self._both_judge else [one.found]
+            verdict, score, probabilities = DEFECTIVE if mask.any() else OK, None, None
+            reason = f"the mask shows {'a defect' if mask.any() else 'no defect'}"
             if self.limits:
-                score = defect_score([one.found, one.scores] if self._both_judge else [one.found])
-                verdict = self.limits.verdict(score)
+                score = defect_score(judges)
+                verdict, reason = self.limits.verdict(score), self.limits.reason(score)
             if verdict == OK and not self._options.keep_all:
                 mask, objects = np.zeros_like(mask), []
-            scores = dict(zip(self.class_names, one.scores.tolist(), strict=True))
-            yield Result(one.record, one.pixels, verdict, score, scores, mask, objects)
+            if self._calibration:
+                probabilities = self._by_class(
+                    self._calibration.probabilities(np.mean(judges, axis=0))
+                )
+            yield Result(
+                record=one.record,
+                pixels=one.pixels,
+                verdict=verdict,
+                defect_score=score,
+                reason=reason,
+                class_scores=self._by_class(one.scores),
+                class_probabilities=probabilities,
+                mask=mask,
+                objects=objects,
+            )
+
+    def _by_class(self, values: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.class_names, values.tolist(), strict=True))
 
     def _segmented(self, pictures: Iterable[Picture]) -> Iterator[_Said]:
         """Give the best class of each pixel; scores are the localiser's where there is one."""

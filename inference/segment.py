@@ -31,6 +31,7 @@ class Segmenter:
         settings: how predictions are made: tiles, batch size, PAMR.
         least_areas: K shares of an image; smaller regions are specks (segmentation.specks).
         keeps_specks: whether masks hold them.
+        thresholds: K in [0, 1], from which a class beats the background, see `shifted`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Segmenter:
         self.settings = settings
         self.least_areas: list[float] = list(checkpoint.get("least_areas", ()))
         self.keeps_specks = False
+        self.thresholds = [0.5] * len(self.class_names)
         self.device = device
         self.dtype = amp_dtype(device, trained.amp)
         self.network = network_from_checkpoint(checkpoint).to(device)
@@ -86,7 +88,7 @@ class Segmenter:
 
     def mask(self, logits: Tensor) -> np.ndarray:
         """Return the mask values (H, W) uint8 of logits (K + 1, H, W): the best classes."""
-        mask = best_class(logits)
+        mask = best_class(shifted(logits, self.thresholds))
         return mask if self.keeps_specks else without_specks(mask, self.least_areas)
 
     def scores(self, logits: Tensor, region: np.ndarray | None = None) -> np.ndarray:
@@ -152,6 +154,21 @@ def sharpened(logits: Tensor, image: np.ndarray, steps: int) -> Tensor:
 def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize logits (K + 1, h, w) bilinearly to (H, W)."""
     return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def shifted(logits: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Move the logits of classes so that each beats the background from its threshold on.
+
+    Args:
+        logits: (K + 1, ...), background first.
+        thresholds: K in [0, 1]: the share p of the class in p + that of the background; 0.5 changes
+            nothing.
+    """
+    if all(threshold == 0.5 for threshold in thresholds):
+        return logits
+    levels = torch.tensor([0.5, *thresholds], dtype=torch.float64)
+    gains = levels.logit(eps=PROBABILITY_FLOOR).neg()  # (K + 1,)
+    return logits + gains.to(logits)[(...,) + (None,) * (logits.dim() - 1)]
 
 
 def best_class(logits: Tensor) -> np.ndarray:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from reporting.facts import Facts, row_of, training_log
 from reporting.pictures import class_colours
 from runfolder.scored import Asked, scored_of
+from scoring.calibration import calibration_error, reliability
 from scoring.confusion import GRID, ThresholdSweep
 from scoring.passes import count_cams
 
@@ -238,8 +239,8 @@ def calibration(figure: Figure, facts: Facts) -> str:
     said = facts.verdicts
     if said is None or not facts.has_scores:
         return ""
-    centres, shares, counts = calibration_of(said.scores.ravel(), said.labels.ravel())
-    error = float(np.abs(centres - shares) @ counts / counts.sum())
+    centres, shares, counts = reliability(said.scores.ravel(), said.labels.ravel())
+    error = calibration_error(said.scores, said.labels)
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=MEAN, lw=1, linestyle="--")
     sizes = 12 + 160 * counts / counts.max()
@@ -250,26 +251,8 @@ def calibration(figure: Figure, facts: Facts) -> str:
     )
     return (
         f"Of all classes with a score of 70 %, 70 % should be there (dashed). Mean distance: "
-        f"{error:.1f} points. Larger dots stand for more images."
+        f"{error:.1f} points (expected calibration error). Larger dots stand for more images."
     )
-
-
-def calibration_of(
-    scores: np.ndarray, truth: np.ndarray, bins: int = 10
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean score in %, share that is true in %, and number, of each bin that is not empty.
-
-    Args:
-        scores: (N,) in [0, 1].
-        truth: (N,) bool.
-        bins: of equal width.
-    """
-    place = np.minimum((scores * bins).astype(int), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    filled = counts > 0
-    mean = np.bincount(place, scores, bins)[filled] / counts[filled]
-    share = np.bincount(place, truth, bins)[filled] / counts[filled]
-    return 100 * mean, 100 * share, counts[filled]
 
 
 def _logarithmic(axes: Axes, which: str) -> None:

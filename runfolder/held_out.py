@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from datasets.files import read_cam, write_json
 from runfolder.run import Run
+from scoring.calibration import Calibration, fit_calibration
 from scoring.limits import Limits, defect_score, learn_limits
 
 HELD_OUT_NAME = "held_out.json"  # of predictions/
@@ -22,19 +23,21 @@ class HeldOut(BaseModel):
     Attributes:
         name: of its record.
         defective: what its label says.
+        labels: K, which classes it shows; none in files of 0.3 and before.
         segmenter: K scores of the segmentation network.
         localiser: K scores of the localiser; none where it made no CAMs.
     """
 
     name: str
     defective: bool
+    labels: list[bool] = []
     segmenter: list[Score]
     localiser: list[Score] = []
 
-    def score(self, with_localiser: bool) -> float:
-        """Return how surely the image shows a defect."""
+    def scores(self, with_localiser: bool) -> list[np.ndarray]:
+        """Return the (K,) scores of the segmentation network, and of the localiser if wanted."""
         of_models = (self.segmenter, self.localiser) if with_localiser else (self.segmenter,)
-        return defect_score([np.array(scores) for scores in of_models])
+        return [np.array(scores) for scores in of_models]
 
 
 def write_held_out(run: Run, segmenter: dict[str, list[float]]) -> None:
@@ -53,6 +56,7 @@ def write_held_out(run: Run, segmenter: dict[str, list[float]]) -> None:
         HeldOut(
             name=record.name,
             defective=bool(record.classes),
+            labels=[k in record.classes for k in range(run.num_classes)],
             segmenter=segmenter[record.name],
             localiser=read_cam(path).scores.tolist() if has_cams else [],
         ).model_dump()
@@ -72,8 +76,10 @@ def read_held_out(path: Path) -> list[HeldOut]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = TypeAdapter(list[HeldOut]).validate_python(content)
-        if len({(len(image.segmenter), len(image.localiser)) for image in images}) > 1:
+        if len({tuple(map(len, (i.labels, i.segmenter, i.localiser))) for i in images}) > 1:
             raise ValueError("different numbers of scores")
+        if images and len(images[0].labels) not in (0, len(images[0].segmenter)):
+            raise ValueError("other numbers of labels than of scores")
     except (ValueError, ValidationError) as error:
         got = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -90,11 +96,22 @@ def limits_of(
 
     Args:
         images: of `read_held_out`.
-        with_localiser: both models judge; see `HeldOut.score`.
+        with_localiser: both models judge.
         max_alarms: share of good images that may be called defective.
         min_recall: share of defective images that must not be called ok.
     """
     if not images:
         return None
-    scores = [image.score(with_localiser) for image in images]
+    scores = [defect_score(image.scores(with_localiser)) for image in images]
     return learn_limits(scores, [image.defective for image in images], max_alarms, min_recall)
+
+
+def calibration_of(images: Sequence[HeldOut], with_localiser: bool) -> Calibration | None:
+    """Return what turns the mean scores of the models into probabilities of the classes.
+
+    None where no image was held out, or by an earlier version, which did not write its classes.
+    """
+    if not images or not images[0].labels:
+        return None
+    scores = np.array([np.mean(image.scores(with_localiser), axis=0) for image in images])
+    return fit_calibration(scores, np.array([image.labels for image in images]))

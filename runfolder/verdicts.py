@@ -8,6 +8,7 @@ import numpy as np
 
 from datasets.files import read_cam, read_mask
 from datasets.record import Record, label_vector
+from runfolder.held_out import HELD_OUT_NAME, calibration_of, read_held_out
 from runfolder.run import Run
 from runfolder.scored import Asked, in_part, maps_of
 from scoring.images import Verdicts
@@ -20,7 +21,8 @@ def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
 
     A localiser says that a class is there where it has written its CAM; the second stage, where its
     mask shows it. CAMs of every type have the same scores; those of pseudo_label.cam_type are read.
-    Masks that were brought without scores have those of 0 and 1.
+    The scores of the second stage are probabilities where images were held out, see
+    `scoring.calibration`. Masks that were brought without scores have those of 0 and 1.
 
     Raises:
         FileNotFoundError: CAMs or masks are missing.
@@ -41,6 +43,9 @@ def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
         present = np.array([np.isin(range(1, run.num_classes + 1), v) for v in values])
         path = folder / SCORES_NAME
         scores = _scores_of(path, records, run.data.class_names) if path.is_file() else present
+        calibration = calibration_of(read_held_out(run.prediction_dir / HELD_OUT_NAME), False)
+        if path.is_file() and calibration:
+            scores = calibration.probabilities(scores)
     vectors = [label_vector(record, run.num_classes) for record in records]
     labels = np.array(vectors).reshape(-1, run.num_classes) > 0
     return Verdicts(labels, present, scores, [record.group for record in records])

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scoring.calibration import calibration_error
+
 ROUNDS = 1000  # of the bootstrap
 INTERVALS = ("found", "false_alarms", "auroc", "map")  # figures of `image_figures` that have one
 
@@ -92,7 +94,8 @@ def image_figures(
     Returns:
         defective and good, numbers of images; found, the share of defective images that are
         flagged; false_alarms, of 100 good images those that are flagged; auroc of defective against
-        good ones by their highest score; map, the mean of the classes' average precision; classes,
+        good ones by their highest score; map, the mean of the classes' average precision; ece, the
+        expected calibration error of the scores in points; classes,
         name -> hit, extra, missed and rest, numbers of images, and precision, recall, f1 and ap;
         contradicted, numbers of images with an extra class and with a missed one; interval, for
         each of `INTERVALS` (low, high) of 95 % of the draws of as many groups of images.
@@ -108,6 +111,7 @@ def image_figures(
         "defective": int(defective.sum()),
         "good": int((~defective).sum()),
         **{key: whole[key] for key in INTERVALS},
+        "ece": calibration_error(said.scores, said.labels),
         "classes": {
             name: _class_figures(*row.tolist()) | {"ap": ap}
             for name, row, ap in zip(class_names, counts, whole["ap"], strict=True)

@@ -49,6 +49,14 @@ class Limits(NamedTuple):
             return DEFECTIVE
         return OK if score < self.ok_below else UNSURE
 
+    def reason(self, score: float) -> str:
+        """Return why a score has its verdict, in a few words."""
+        if score >= self.defective_from:
+            return f"score {score:.3f}, defective from {self.defective_from:.3f}"
+        if score < self.ok_below:
+            return f"score {score:.3f}, ok below {self.ok_below:.3f}"
+        return f"score {score:.3f}, between {self.ok_below:.3f} and {self.defective_from:.3f}"
+
     def lines(self) -> list[str]:
         """Return what the limits are worth, a line for each."""
         told = []

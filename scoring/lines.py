@@ -138,6 +138,7 @@ def image_lines(figures: dict[str, Any]) -> list[Line]:
         ("map", "mean AP"),
     ):
         lines.append([title, with_interval(figures, key)])
+    lines.append(["calibration error of scores", percent(figures["ece"])])
     contradicted = figures["contradicted"]
     return [
         *lines,

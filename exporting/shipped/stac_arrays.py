@@ -4,12 +4,15 @@ Each function does what PyTorch and OpenCV do in predict.py. Arrays are (H, W), 
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 BLOCK = 800  # side of the parts in which larger images are refined, to bound memory
+THRESHOLD_FLOOR = 1e-8  # thresholds nearer to 0 or 1 count as this far away
+SCORE_FLOOR = 1e-4  # and so do scores
 OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 # Steps (x, y) around a pixel, counter-clockwise from the right.
 AROUND = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
@@ -98,6 +101,30 @@ def resized_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         share = share[:, None] if axis == 1 else share
         maps = maps.take(first, axis) * (1 - share) + maps.take(second, axis) * share
     return maps
+
+
+def shifted(logits: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Move the logits of classes so that each beats the background from its threshold on.
+
+    Args:
+        logits: (K + 1, H, W), background first.
+        thresholds: K in [0, 1]: the share p of the class in p + that of the background; 0.5 changes
+            nothing.
+    """
+    levels = np.clip([0.5, *thresholds], THRESHOLD_FLOOR, 1 - THRESHOLD_FLOOR)
+    return logits + np.log((1 - levels) / levels).astype(logits.dtype)[:, None, None]
+
+
+def probabilities(scores: np.ndarray, slope: float, offsets: Sequence[float]) -> np.ndarray:
+    """Return the probabilities (K,) of classes by their scores (K,), both in [0, 1].
+
+    Args:
+        scores: of the models, averaged.
+        slope: of the logit.
+        offsets: K, added to the logits.
+    """
+    inside = np.clip(scores, SCORE_FLOOR, 1 - SCORE_FLOOR)
+    return 1 / (1 + np.exp(-slope * np.log(inside / (1 - inside)) - np.array(offsets)))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

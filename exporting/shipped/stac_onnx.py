@@ -100,31 +100,44 @@ class Model:
         scores = self.localiser_scores(pixels, tile) if self.localiser else found
 
         # Mask.
-        mask = logits.argmax(axis=0).astype(np.uint8)
+        thresholds = self.facts["segmentation"]["thresholds"]
+        mask = arrays.shifted(logits, thresholds).argmax(axis=0).astype(np.uint8)
         if min_area is None:
             mask = arrays.without_specks(mask, least_areas)
         confidence = np.take_along_axis(shares, mask[None].astype(np.int64), axis=0)[0]
         mask, objects = self._objects(mask, confidence, min_area or 0)
 
         # Verdict.
-        page: dict[str, Any] = {"verdict": DEFECTIVE if mask.any() else OK, "defect_score": None}
+        page: dict[str, Any] = {
+            "verdict": DEFECTIVE if mask.any() else OK,
+            "reason": f"the mask shows {'a defect' if mask.any() else 'no defect'}",
+            "defect_score": None,
+        }
+        probabilities = None
         if limits := self.facts["verdict"]:
-            of_models = [found, scores] if limits["with_localiser"] else [found]
-            score = float(np.mean(of_models, axis=0).max())
-            page = {"verdict": _verdict(score, limits), "defect_score": score}
+            judged = np.mean([found, scores] if limits["with_localiser"] else [found], axis=0)
+            score = float(judged.max())
+            verdict, reason = _verdict(score, limits)
+            page = {"verdict": verdict, "reason": reason, "defect_score": score}
             page |= {key: limits[key] for key in ("ok_below", "defective_from")}
+            if limits["calibration"]:
+                probabilities = arrays.probabilities(judged, **limits["calibration"])
         if page["verdict"] == OK and not keep_all:
             mask, objects = np.zeros_like(mask), []
-        named = zip(self.class_names, scores.tolist(), strict=True)
         page |= {
             "image": None if of_array else str(picture),
             "height": mask.shape[0],
             "width": mask.shape[1],
-            "class_scores": {name: round(score, 4) for name, score in named},
+            "class_scores": self._by_class(scores),
+            "class_probabilities": None if probabilities is None else self._by_class(probabilities),
             "areas_px": {n: int((mask == k + 1).sum()) for k, n in enumerate(self.class_names)},
             "objects": objects,
         }
         return Result(page["verdict"], mask, page)
+
+    def _by_class(self, numbers: np.ndarray) -> dict[str, float]:
+        named = zip(self.class_names, numbers.tolist(), strict=True)
+        return {name: round(number, 4) for name, number in named}
 
     def logits(self, pixels: np.ndarray, tile: int | None = None) -> np.ndarray:
         """Return logits (K + 1, H, W) of (H, W, 3) uint8; their softmax are probabilities."""
@@ -196,10 +209,14 @@ def load(folder: str | Path, threads: int = 0) -> Model:
     return Model(Path(folder), threads)
 
 
-def _verdict(score: float, limits: dict[str, float]) -> str:
-    if score >= limits["defective_from"]:
-        return DEFECTIVE
-    return OK if score < limits["ok_below"] else UNSURE
+def _verdict(score: float, limits: dict[str, Any]) -> tuple[str, str]:
+    """Return the verdict and its reason."""
+    ok_below, defective_from = (limits[key] for key in ("ok_below", "defective_from"))
+    if score >= defective_from:
+        return DEFECTIVE, f"score {score:.3f}, defective from {defective_from:.3f}"
+    if score < ok_below:
+        return OK, f"score {score:.3f}, ok below {ok_below:.3f}"
+    return UNSURE, f"score {score:.3f}, between {ok_below:.3f} and {defective_from:.3f}"
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -248,12 +265,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         text = json.dumps(result.page, indent=1, ensure_ascii=False, allow_nan=False)
         write(to / f"json/{name}.json", f"{text}\n".encode())
         page = result.page
-        rows.append(
-            [name, result.verdict, *page["areas_px"].values(), *page["class_scores"].values()]
-        )
-    heads = [f"{name}_{what}" for what in ("area_px", "score") for name in model.class_names]
+        probabilities = page["class_probabilities"] or dict.fromkeys(model.class_names, "")
+        of_classes = (page["areas_px"], page["class_scores"], probabilities)
+        numbers = [number for numbers in of_classes for number in numbers.values()]
+        rows.append([name, result.verdict, *numbers, page["reason"]])
+    kinds = ("area_px", "score", "probability")
+    heads = [f"{name}_{what}" for what in kinds for name in model.class_names]
     table = io.StringIO()
-    csv.writer(table).writerows([["name", "verdict", *heads], *rows])
+    csv.writer(table).writerows([["name", "verdict", *heads, "reason"], *rows])
     write(to / "summary.csv", table.getvalue().encode())
     counts = Counter(row[1] for row in rows)
     print(f"wrote masks, json and summary.csv of {len(rows)} images to {to}/")

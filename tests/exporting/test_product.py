@@ -108,7 +108,9 @@ def enliven(network, size):
 def hold_out(run, good, bad):
     """Write two held-out images, whose scores set the limits of the verdicts."""
     images = [
-        HeldOut(name=f"{i}", defective=d, segmenter=[s] * 3, localiser=[s] * 3).model_dump()
+        HeldOut(
+            name=f"{i}", defective=d, labels=[d, False, d], segmenter=[s] * 3, localiser=[s] * 3
+        ).model_dump()
         for i, (d, s) in enumerate([(False, good), (True, bad)])
     ]
     write_json(run / "predictions" / HELD_OUT_NAME, images)
@@ -157,6 +159,8 @@ def assert_same_files(got, wanted):
         assert list(one["class_scores"]) == list(other["class_scores"])
         scores = list(other["class_scores"].values())
         assert list(one["class_scores"].values()) == pytest.approx(scores, abs=2e-3)
+        probabilities = list(other["class_probabilities"].values())
+        assert list(one["class_probabilities"].values()) == pytest.approx(probabilities, abs=5e-3)
         if (masks[0] == masks[1]).all():
             assert one["areas_px"] == other["areas_px"]
             for found, known in zip(*(map(by_place, (one, other))), strict=True):

@@ -12,8 +12,9 @@ from PIL import Image
 from datasets.files import read_image, voc_palette, write_mask
 from datasets.transforms import as_image, eval_transform
 from exporting.compared import shipped
-from inference.segment import Segmenter
+from inference.segment import Segmenter, shifted
 from models import pamr, tiles
+from scoring.calibration import Calibration
 from segmentation.specks import without_specks
 
 shipped()  # puts its folder on the path
@@ -152,6 +153,19 @@ def test_scores_are_those_of_the_segmenter():
         counts = [max(1, math.ceil(area * 117)) for area in least or [0.0] * 3]
         for k, count in enumerate(counts):
             assert (shares[k + 1] >= got[k]).sum() == count
+
+
+def test_thresholds_and_probabilities_are_those_of_the_project():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 6, 5)).astype(np.float32)
+    for thresholds in ([0.5] * 3, [0.3, 0.5, 0.9], [0.0, 1.0, 0.5]):
+        wanted = shifted(torch.from_numpy(logits), thresholds).numpy()
+        got = arrays.shifted(logits, thresholds)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    scores, calibration = np.array([0.0, 0.4, 1.0]), Calibration(1.7, (0.2, -1.0, 3.0))
+    wanted = calibration.probabilities(scores)
+    assert arrays.probabilities(scores, **calibration._asdict()) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("name", ["grey.png", "deep.png", "turned.jpg", "clear.webp", "few.bmp"])

@@ -7,7 +7,7 @@ import pytest
 
 from configs import load
 from datasets.files import Cam, write_cam
-from runfolder.held_out import HELD_OUT_NAME, HeldOut, read_held_out, write_held_out
+from runfolder.held_out import HELD_OUT_NAME, HeldOut, calibration_of, read_held_out, write_held_out
 from runfolder.run import Run
 
 SETTINGS = ("data.sample_train=12", "data.sample_test=2", "data.val_fraction=0.25")
@@ -31,13 +31,21 @@ def test_scores_of_both_models_come_back(run):
     images = read_held_out(run.prediction_dir / HELD_OUT_NAME)
     assert [image.name for image in images] == [record.name for record in records]
     assert [image.defective for image in images] == [bool(r.classes) for r in records]
-    assert images[0].score(with_localiser=True) == pytest.approx((0.5 + 0.75) / 2)
+    assert [image.labels for image in images] == [
+        [k in record.classes for k in range(3)] for record in records
+    ]
+    assert [scores[1] for scores in images[0].scores(with_localiser=True)] == [0.5, 0.75]
     # Without the CAMs of one of them the localiser has no say.
     (run.cam_dir("pixel", "given") / f"{records[0].name}.npz").unlink()
     write_held_out(run, scores)
     images = read_held_out(run.prediction_dir / HELD_OUT_NAME)
     assert {len(image.localiser) for image in images} == {0}
-    assert images[0].score(with_localiser=False) == pytest.approx(0.5)
+    assert len(images[0].scores(with_localiser=False)) == 1
+    calibration = calibration_of(images, with_localiser=False)
+    assert len(calibration.offsets) == 3
+    older = [image.model_copy(update={"labels": []}) for image in images]
+    assert calibration_of(older, with_localiser=False) is None
+    assert calibration_of([], with_localiser=False) is None
 
 
 def test_a_run_without_the_file_has_no_held_out_images(tmp_path):
@@ -52,6 +60,7 @@ def test_a_run_without_the_file_has_no_held_out_images(tmp_path):
         '[{"name": "a"}]',
         '[{"name": "a", "defective": true, "segmenter": [2]}]',
         '[{"name": "a", "defective": true, "segmenter": [NaN]}]',
+        '[{"name": "a", "defective": true, "segmenter": [0.5], "labels": [true, false]}]',
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path, content):

@@ -46,6 +46,9 @@ def test_counts_by_hand():
     assert [dent[k] for k in ("precision", "recall", "f1")] == [0, 0, 0]
     assert dent["ap"] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
     assert figures["map"] == pytest.approx((100 + dent["ap"]) / 2)
+    # Bins of ten: .1 .1 .1 | .2 .2 | .3 | .4 | .6 | .8 | .9; true are .3, .4, .8 and .9.
+    off = [0.1] * 3 + [0.2] * 2 + [0.7, 0.6, 0.6, 0.2, 0.1]
+    assert figures["ece"] == pytest.approx(100 * sum(off) / 10)
     # Highest scores: .9 and .8 and .3 against .6 and .2.
     assert figures["auroc"] == pytest.approx(100 * 5 / 6)
 

@@ -102,14 +102,18 @@ def test_verdicts_follow_limits_that_are_learnt_from_held_out_images(run, photos
     shutil.copytree(run, tmp_path / "run")
     pages = predicted(tmp_path / "run", tmp_path / "no_file", photos)
     assert {page["verdict"] for page in pages.values()} == {"defective"}  # each mask shows one
-    assert pages["a"]["defect_score"] is None
+    assert pages["a"]["defect_score"] is None and pages["a"]["class_probabilities"] is None
+    assert pages["a"]["reason"] == "the mask shows a defect"
     assert "3 defective, 0 unsure, 0 ok" in capsys.readouterr().out
 
     def with_limits(good: float, bad: float, *flags: str) -> dict:
         images = [
-            HeldOut(name=f"{i}", defective=d, segmenter=[s] * 3, localiser=[s] * 3).model_dump()
+            HeldOut(
+                name=f"{i}", defective=d, labels=[d, False, d], segmenter=[s] * 3,
+                localiser=[s] * 3,
+            ).model_dump()
             for i, (d, s) in enumerate([(False, good), (True, bad)])
-        ]
+        ]  # fmt: skip
         write_json(tmp_path / "run/predictions" / HELD_OUT_NAME, images)
         return predicted(tmp_path / "run", tmp_path / "to", photos, flags=flags)
 
@@ -118,6 +122,9 @@ def test_verdicts_follow_limits_that_are_learnt_from_held_out_images(run, photos
     assert 0.001 < score <= 1
     assert pages["a"]["defective_from"] == pytest.approx(0.002 / 3)
     assert {page["verdict"] for page in pages.values()} == {"defective"}
+    assert pages["a"]["reason"] == f"score {score:.3f}, defective from 0.001"
+    probabilities = pages["a"]["class_probabilities"]
+    assert probabilities["inclusion"] > 0.5 > probabilities["patches"]
     pages = with_limits(0.999, 1.0)
     assert {page["verdict"] for page in pages.values()} == {"ok"}
     assert not any(any(page["areas_px"].values()) or page["objects"] for page in pages.values())
@@ -126,11 +133,28 @@ def test_verdicts_follow_limits_that_are_learnt_from_held_out_images(run, photos
     assert "0 defective, 0 unsure, 3 ok" in printed
     assert "ok below a score of 0.999: wrong for 0 of 1 defective images held out" in printed
     with (tmp_path / "to/summary.csv").open() as file:
-        assert {row["verdict"] for row in csv.DictReader(file)} == {"ok"}
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert {row["verdict"] for row in rows.values()} == {"ok"}
+    assert rows["a"]["reason"].endswith(", ok below 0.999")
+    assert float(rows["a"]["patches_probability"]) == pages["a"]["class_probabilities"]["patches"]
     pages = with_limits(0.999, 1.0, "--keep-all")
     assert all(any(page["areas_px"].values()) for page in pages.values())
     pages = with_limits(1.0, 0.0, "--max-false-alarm", "0")  # the wrong way round
     assert {page["verdict"] for page in pages.values()} == {"unsure"}
+
+
+def test_a_lower_threshold_of_a_class_gives_it_more_of_the_background(run, photos, tmp_path):
+    def areas(*flags):
+        flags = ("--min-area", "0", *flags)
+        return predicted(run, tmp_path / "to", photos / "a.png", flags=flags)["a"]["areas_px"]
+
+    plain = areas()
+    assert areas("--threshold", "0.5") == plain
+    small, *_, large = sorted(plain, key=plain.get)
+    low = areas("--threshold", f"{small}=0.05", f"{large}=0.5")
+    assert low[small] > plain[small] and low[large] <= plain[large]
+    high = areas("--threshold", f"{large}=0.95")
+    assert high[large] < plain[large] and high[small] >= plain[small]
 
 
 def test_a_share_above_one_is_refused(run, photos, tmp_path, capsys):
@@ -299,7 +323,9 @@ def test_what_cannot_be_done_is_said(run, photos, tmp_path):
         (("--threshold", "-0.1"), r"threshold: expected a number in \[0, 1\], got -0\.1\."),
         (("--threshold", "nan"), r"threshold: expected a number in \[0, 1\], got nan\."),
         (("--min-area", "-1"), r"min_area: expected 0 pixels or more, got -1\."),
-        (("--threshold", "0.2"), "threshold: expected a run with a localiser alone, got "),
+        (("--threshold", "0.2", "0.3"), r"--threshold: expected a number, or CLASS=NUMBER .* 0\.3"),
+        (("--threshold", "patches=x"), r"--threshold: expected a number, or CLASS=.*patches=x"),
+        (("--threshold", "crack=0.2"), "threshold: expected classes among .*patches.*, got crack"),
         (("--tile", "8"), r"tile: expected 0 \(off\) or 32 or more pixels, got 8\."),
     ],
 )

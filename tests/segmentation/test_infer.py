@@ -13,7 +13,7 @@ from configs import Config, SegmentationConfig, to_dict
 from datasets.files import read_image, read_mask, write_image
 from datasets.record import Record
 from inference import segment
-from inference.segment import Segmenter, averaged, best_class, resized, sharpened
+from inference.segment import Segmenter, averaged, best_class, resized, sharpened, shifted
 from runfolder.checkpoint import save_checkpoint
 from segmentation import infer, train
 from segmentation.networks import build_network
@@ -168,6 +168,19 @@ def test_tiles_are_put_back_where_they_were_cut(tmp_path, brightness, batch_size
         np.testing.assert_array_equal(pixels, read_image(record.image))
         assert logits.shape == (2, *sizes[record.name])
         np.testing.assert_array_equal(best_class(logits), pixels[..., 0] >= 128)
+
+
+def test_a_class_beats_the_background_from_its_threshold_on():
+    # Shares of background and two classes: 0.5, 0.25, 0.25; the first class' of the first two: 1/3.
+    logits = torch.tensor([0.5, 0.25, 0.25]).log()[:, None, None]
+    for thresholds, wanted in (
+        ([0.5, 0.5], 0), ([0.34, 0.5], 0), ([0.32, 0.5], 1), ([0.5, 0.32], 2), ([0.3, 0.2], 2),
+        ([1.0, 0.0], 2), ([1.0, 1.0], 0), ([0.0, 0.5], 1),
+    ):  # fmt: skip
+        moved = shifted(logits, thresholds)
+        assert moved.shape == logits.shape and moved.isfinite().all()
+        assert best_class(moved).item() == wanted
+    assert shifted(logits, [0.5, 0.5]) is logits
 
 
 def test_unreadable_images_are_collected_and_the_others_segmented(tmp_path, brightness):

@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import NoReturn
 
 from configs import Config, fingerprint
 from configs.command_line import ROOT, run_stage
-from execution import ranks
+from execution import forked, ranks
 from execution.locks import taken
 from runfolder.marks import Marks, Stage
 from runfolder.run import Run, open_run
@@ -85,8 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--out."
         )
     os.set_inheritable(lock.fileno(), True)
+    modules = [stage.module for stage in STAGES]
     has_maps = marks.done(STAGES[0]) == fingerprint(run.config, sections_of(STAGES[0]))
     if args.restart or args.skip_bad or not has_maps:
+        forked.load(modules, args.device)
         flags = ["--device", args.device, *(["--skip-bad"] if args.skip_bad else [])]
         if code := _call(["-m", "inference.preflight", *_common(args), *flags]):
             sys.exit(code if code > 0 else 1)  # below 0: killed, mostly for want of memory
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             marks.forget_from(number - 1)
         marks.start(stage, wanted)
+        forked.load(modules, args.device)
         expected = _expected(args) if expected is None else expected
         rest = sum(expected.get(later.name, 0) for later in STAGES[number - 1 :])
         forecast = f", about {expected[stage.name]:.0f} of {rest:.0f} min" if expected else ""
@@ -178,15 +180,15 @@ def next_step(name: str, run: Run) -> str:
 
 
 def _call(words: Sequence[str]) -> int:
-    """Run Python with these words and return its exit code."""
-    sys.stdout.flush()
+    """Run Python with these words, as `forked.begin` does, and return its exit code."""
     # The lock is inherited: a stage that outlives this process still keeps others out.
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, close_fds=False)
+    process = forked.begin(words, ROOT)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # a training then saves
     try:
-        return process.wait()
+        process.join()
+        return process.exitcode
     except KeyboardInterrupt:  # the stage got it too, and ends by itself
-        process.wait()
+        process.join()
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -195,9 +197,8 @@ def _call(words: Sequence[str]) -> int:
 def _expected(args: argparse.Namespace) -> dict[str, float]:
     """Return the minutes that each stage will take; nothing where that cannot be told."""
     words = ["-m", "inference.expected", *_common(args), "--device", args.device]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     try:
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads(forked.printed(words, ROOT).splitlines()[-1])
     except (IndexError, ValueError):
         return {}  # what is wrong the stage itself will say
 

@@ -4,7 +4,6 @@ import fcntl
 import os
 import shlex
 import signal
-import subprocess
 from argparse import Namespace
 
 import pytest
@@ -66,14 +65,14 @@ def test_a_run_that_cannot_be_forecast_runs_all_the_same(runner, capsys):
 
 
 def test_the_forecast_is_that_of_the_same_config_and_folder(tmp_path, monkeypatch):
-    def answer(words, **_):
-        assert words[1:] == [
+    def answer(words, folder):
+        assert folder == ROOT and words == [
             "-m", "inference.expected", "--config", "a.toml", "b.toml", "--set", "train.epochs=3",
             "--out", "run", "--device", "cpu",
         ]  # fmt: skip
-        return subprocess.CompletedProcess(words, 0, "a warning\n" + answer.printed, "")
+        return "a warning\n" + answer.printed
 
-    monkeypatch.setattr(pipeline.subprocess, "run", answer)
+    monkeypatch.setattr(pipeline.forked, "printed", answer)
     args = Namespace(config=["a.toml", "b.toml"], set=["train.epochs=3"], out="run", device="cpu")
     for answer.printed, expected in (
         ('{"train": 2.5}', {"train": 2.5}),
@@ -130,25 +129,23 @@ def test_a_killed_stage_is_an_error_of_the_run(runner, capsys):
     assert "error: stage train ended with exit code -9" in capsys.readouterr().err
 
 
-def test_a_stage_runs_in_a_process_of_its_own_from_the_root(monkeypatch):
-    assert pipeline._call(["-c", f"import os; assert os.getcwd() == {str(ROOT)!r}"]) == 0
-    assert pipeline._call(["-c", "import sys; sys.exit(3)"]) == 3
+def test_a_stage_runs_in_a_process_of_its_own_from_the_root(tmp_path, monkeypatch):
+    script = tmp_path / "stage.py"
+    script.write_text(f"import os, sys; sys.exit(3 if os.getcwd() == {str(ROOT)!r} else 0)")
+    assert pipeline._call([str(script)]) == 3
 
     class Stage:
         """Is interrupted while it is waited for, then ends by itself."""
 
         waited = 0
 
-        def __init__(self, *_, **__):
-            pass
-
-        def wait(self):
+        def join(self):
             Stage.waited += 1
             if Stage.waited == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess, "Popen", Stage)
-    assert pipeline._call(["-c", ""]) == INTERRUPTED
+    monkeypatch.setattr(pipeline.forked, "begin", lambda words, folder: Stage())
+    assert pipeline._call(["stage.py"]) == INTERRUPTED
     assert Stage.waited == 2
 
 
@@ -337,11 +334,17 @@ def test_a_stage_that_outlives_the_pipeline_keeps_the_run_locked(tmp_path, monke
     lock = (tmp_path / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.set_inheritable(lock.fileno(), True)
-    held = "import fcntl; fcntl.flock(open('lock', 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    stage = f"import os, subprocess, sys; os.close({lock.fileno()}) or 0"
-    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
-
-    assert pipeline._call(["-c", stage]) == 0  # the descriptor is there in the stage
-    assert pipeline._call(["-c", held]) != 0  # and the run is still locked
+    (tmp_path / "other.py").write_text(
+        f"import os; os.close({lock.fileno()})\n"  # the descriptor is there in the stage
+        "import fcntl; fcntl.flock(open('lock', 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    )
+    (tmp_path / "stage.py").write_text("import time; time.sleep(60)")
+    stage = pipeline.forked.begin(["stage.py"], tmp_path)
     lock.close()
-    assert pipeline._call(["-c", held]) == 0
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    locked = (tmp_path / "lock").open("w")
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    stage.kill()
+    stage.join()
+    fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -48,6 +48,7 @@ from runfolder.scores import (
     judge_masks,
     judge_saliency,
 )
+from runfolder.suspects import write_suspects
 from runfolder.verdicts import verdicts_of
 from scoring.detailed import ROUNDS
 from scoring.images import ROUNDS as IMAGE_ROUNDS
@@ -92,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print(results_table(run.results_path))
         write_results_csv(run.results_path, run.table_path)
+        if number := write_suspects(run, run.suspects_path):
+            print(
+                f"{run.suspects_path}: the {number} training images, those whose labels the "
+                "localiser doubts most first"
+            )
         reasons = doubts(run)
         if reasons:
             print(f"warning: {len(reasons)} reason(s) to doubt these masks, found without masks:")

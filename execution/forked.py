@@ -70,6 +70,7 @@ def _run(words: list[str], folder: Path, output: int | None) -> None:
     sys.path[0] = str(folder)
     if words[0] == "-m":
         sys.argv = words[1:]
+        sys.modules.pop(words[1], None)  # it is executed anew, as __main__
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = words

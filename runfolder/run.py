@@ -1,6 +1,7 @@
 """One owner for the folder of a run: where every file lies, and what its folders say they hold.
 
     config.toml  labels.csv  groups.csv  thresholds.json  results.jsonl  results.csv  report.html
+    suspicious_labels.csv
     saliency/<name>.png
     stac/checkpoint.pt  best.pt  log.jsonl  model.safetensors  model.json
     cams/<type>/<given|predicted>/<name>.npz
@@ -126,6 +127,7 @@ class Run:
         self.thresholds_path = folder / "thresholds.json"
         self.results_path = folder / "results.jsonl"
         self.table_path = folder / "results.csv"
+        self.suspects_path = folder / "suspicious_labels.csv"
         self.report_path = folder / "report.html"
         self.figures_dir = folder / "figures"  # charts of the report
         self.saliency_dir = folder / "saliency"

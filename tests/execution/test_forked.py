@@ -56,6 +56,17 @@ def test_a_program_gets_its_words_and_what_lies_beside_it(is_loaded, folder, nam
     assert err == "7\nerror: a line\n"
 
 
+def test_what_was_loaded_before_is_run_without_a_warning(folder, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (folder / "package_of_forked").mkdir()
+    (folder / "package_of_forked/stage.py").write_text("print(__name__)")
+    forked.load(["package_of_forked.stage"], "cpu")
+    assert capfd.readouterr().out == "package_of_forked.stage\n"
+    forked.begin(["-m", "package_of_forked.stage"], folder).join()
+    assert capfd.readouterr() == ("__main__\n", "")
+
+
 def test_nothing_is_loaded_where_there_may_be_a_gpu(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("first_of_forked", "second_of_forked"):

@@ -58,6 +58,7 @@ TINY = [
     "train.projection_width=16",
     "loss.num_anchors=16",
     "loss.num_negatives=16",
+    'cam.types=["pixel","fused"]',
     "cam.scales=[1.0,1.5]",
     "segmentation.image_size=[64,80]",
     "segmentation.encoder=tu-test_efficientnet",

@@ -9,6 +9,7 @@ A small run of all stages (built-in sample, one thread) is made once in peace. O
 - given a full disk: the run folder lies on a file system of a random size (tmpfs, needs root),
   which grows once the run has ended with an error;
 - refused: a folder of the run or of the images cannot be read any more, until the run has ended.
+  As root may read everything, the user nobody makes the run then, and must be able to run Python.
 
 Final table, maps, masks and weights must equal those of the undisturbed run, and an error is one
 line. The exit code is 1 if not.
@@ -32,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from configs.command_line import ROOT
+from configs.command_line import ROOT, run_stage
 from runfolder.checkpoint import load_checkpoint
 from runfolder.results import latest_results
 
@@ -252,4 +253,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

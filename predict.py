@@ -51,7 +51,7 @@ from datasets.record import Record
 from execution import ranks
 from execution.progress import progress
 from inference.images import load_pictures
-from inference.objects import COCO_FORMATS, coco_annotation
+from inference.objects import COCO_FORMATS, coco_annotation, coco_content
 from inference.predictor import Options, Predictor, Result, load_run
 from inference.watching import new_pictures
 from models.device import select_device
@@ -99,17 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         problems |= of_rank
     if not ranks.is_first():
         return
-    images = [{"id": number, **image} for number, (_, image, _) in enumerate(done, start=1)]
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(run.class_names)]
+    images = [image for _, image, _ in done]
     for form in args.format:
-        entries = [
-            {"image_id": image["id"], **entry}
-            for image, (_, _, annotated) in zip(images, done, strict=True)
-            for entry in annotated[form]
-        ]
-        annotations = [{"id": number, **entry} for number, entry in enumerate(entries, start=1)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        write_json(to / COCO_FORMATS[form], content)
+        annotated = [of_image[form] for _, _, of_image in done]
+        write_json(to / COCO_FORMATS[form], coco_content(images, annotated, run.class_names))
     summary = [row for row, _, _ in done]
     write_csv(to / "summary.csv", [heads(run), *summary])
     print(f"wrote masks, overlays, json and summary.csv of {len(summary)} images to {to}/")
@@ -137,7 +130,7 @@ def write_outputs(result: Result, run: Predictor, to: Path) -> list:
     write_mask(to / f"masks/{name}.png", mask)
     overlay = np.round(255 * paint_mask(result.pixels, mask)).astype(np.uint8)
     write_image(to / f"overlays/{name}.jpg", overlay)
-    page = _page(result, run)
+    page = result.page(run.limits)
     write_json(to / f"json/{name}.json", page)
     probabilities = page["class_probabilities"] or dict.fromkeys(run.class_names, "")
     of_classes = (page["areas_px"], page["class_scores"], probabilities)
@@ -237,32 +230,6 @@ def _without_outputs(records: Sequence[Record], to: Path) -> list[Record]:
         left_out = len(records) - len(kept)
         print(f"{left_out} masks and overlays in {to}/ are left out, they are no images to predict")
     return kept
-
-
-def _page(result: Result, run: Predictor) -> dict[str, Any]:
-    """Return what the JSON file of an image holds."""
-    page: dict[str, Any] = {
-        "verdict": result.verdict,
-        "reason": result.reason,
-        "defect_score": result.defect_score,
-    }
-    if run.limits:
-        page["ok_below"] = run.limits.ok_below
-        page["defective_from"] = run.limits.defective_from
-    counts = np.bincount(result.mask.reshape(-1), minlength=len(run.class_names) + 1)
-    return page | {
-        "image": str(result.record.image),
-        "height": result.mask.shape[0],
-        "width": result.mask.shape[1],
-        "class_scores": _rounded(result.class_scores),
-        "class_probabilities": result.class_probabilities and _rounded(result.class_probabilities),
-        "areas_px": dict(zip(run.class_names, counts[1:].tolist(), strict=True)),
-        "objects": [{k: v for k, v in one.items() if k != "pixels"} for one in result.objects],
-    }
-
-
-def _rounded(numbers: dict[str, float]) -> dict[str, float]:
-    return {name: round(number, 4) for name, number in numbers.items()}
 
 
 def thresholds_of(texts: Sequence[str] | None) -> float | dict[str, float] | None:

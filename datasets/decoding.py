@@ -41,7 +41,11 @@ def size(path: Path) -> tuple[int, int]:
 
 def read_colour(path: Path) -> np.ndarray:
     """Return (H, W, 3) colour or, of grey deeper than 8 bit, (H, W) levels."""
-    data = read_bytes(path, "an image")
+    return colour_of(read_bytes(path, "an image"), path)
+
+
+def colour_of(data: bytes, path: Path) -> np.ndarray:
+    """Return what `read_colour` does of the content of a file; `path` names it in errors."""
     try:
         return _decode_colour(data)
     except Exception as error:  # decoders raise nearly anything on damaged files

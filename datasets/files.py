@@ -240,9 +240,21 @@ def write_saliency(path: Path, saliency: np.ndarray) -> None:
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write (H, W) uint8 mask values as a palette PNG in the PASCAL VOC colours."""
+    picture = _in_colours(mask)
+    write_atomically(path, lambda to: picture.save(to, format="PNG"))
+
+
+def mask_png(mask: np.ndarray) -> bytes:
+    """Return what `write_mask` writes."""
+    content = io.BytesIO()
+    _in_colours(mask).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _in_colours(mask: np.ndarray) -> Image.Image:
     picture = Image.fromarray(mask.astype(np.uint8, copy=False))
     picture.putpalette(voc_palette().reshape(-1).tolist())
-    write_atomically(path, lambda to: picture.save(to, format="PNG"))
+    return picture
 
 
 def voc_palette() -> np.ndarray:

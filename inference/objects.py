@@ -85,6 +85,30 @@ def coco_annotation(
     }
 
 
+def coco_content(
+    images: Sequence[dict[str, Any]],
+    annotated: Sequence[Sequence[dict[str, Any]]],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Return what a COCO file of images holds.
+
+    Args:
+        images: file_name, height and width of each.
+        annotated: of each, the entries of `coco_annotation`.
+        class_names: K names.
+    """
+    entries = [
+        {"image_id": number, **entry}
+        for number, of_image in enumerate(annotated, start=1)
+        for entry in of_image
+    ]
+    return {
+        "images": [{"id": number, **image} for number, image in enumerate(images, start=1)],
+        "annotations": [{"id": number, **entry} for number, entry in enumerate(entries, start=1)],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(class_names)],
+    }
+
+
 def _polygon(contour: Sequence[Sequence[int]], box: Sequence[int]) -> list[float]:
     """Return x, y, ... through the centres of border pixels; the box of what has no inside."""
     if len(contour) >= 3 and min(box[2:]) >= 3:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from datasets.files import read_image
-from datasets.record import Record
+from datasets.files import Cam, read_image
+from datasets.record import BACKGROUND, Record
 from inference.images import Picture
+from inference.localise import Localised
 from inference.models import Trained, load_trained, localiser_of, run_in, segmenter_of, with_tile
 from inference.objects import objects_of
 from inference.refined import refined
@@ -24,8 +25,9 @@ from models.device import select_device
 from runfolder.held_out import HELD_OUT_NAME, calibration_of, limits_of, read_held_out
 from runfolder.run import Run
 from runfolder.thresholds import thresholds_for_new_images
-from scoring.limits import DEFECTIVE, OK, defect_score
+from scoring.limits import DEFECTIVE, OK, Limits, defect_score
 from scoring.thresholds import levelled, seed_mask
+from segmentation.specks import without_specks
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,52 @@ class Result(NamedTuple):
     mask: np.ndarray
     objects: list[dict[str, Any]]
 
+    def page(self, limits: Limits | None) -> dict[str, Any]:
+        """Return what the JSON file of the image holds; `limits` are those of its verdict."""
+        page: dict[str, Any] = {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "defect_score": self.defect_score,
+        }
+        if limits:
+            page |= {"ok_below": limits.ok_below, "defective_from": limits.defective_from}
+        names = list(self.class_scores)
+        counts = np.bincount(self.mask.reshape(-1), minlength=len(names) + 1)
+        return page | {
+            "image": str(self.record.image),
+            "height": self.mask.shape[0],
+            "width": self.mask.shape[1],
+            "class_scores": _rounded(self.class_scores),
+            "class_probabilities": self.class_probabilities and _rounded(self.class_probabilities),
+            "areas_px": dict(zip(names, counts[1:].tolist(), strict=True)),
+            "objects": [{k: v for k, v in one.items() if k != "pixels"} for one in self.objects],
+        }
 
-class _Said(NamedTuple):
-    """What the networks say of one image."""
+
+class Seen(NamedTuple):
+    """What the networks say of one image, before anything is judged or left out.
+
+    Attributes:
+        record: name and file of the image.
+        pixels: (H, W, 3) uint8 RGB.
+        scores: (K,) in [0, 1].
+        confidence: (H, W) in [0, 1], of the class in the mask, of `best` where that is background.
+        mask: (H, W) uint8 mask values.
+        best: (H, W) uint8 mask values, the best class without regard to the background.
+        share: (H, W) in [0, 1], of `best`: what a threshold is compared with.
+        found: (K,) in [0, 1], the scores of the network that made the mask.
+        localised: what the localiser says; None where it was not asked.
+    """
 
     record: Record
-    pixels: np.ndarray  # (H, W, 3) uint8 RGB
-    scores: np.ndarray  # (K,) in [0, 1]
-    confidence: np.ndarray  # (H, W) in [0, 1], of the class in the mask
-    mask: np.ndarray  # (H, W) uint8 mask values
-    found: np.ndarray  # (K,) in [0, 1], the scores of the network that made the mask
+    pixels: np.ndarray
+    scores: np.ndarray
+    confidence: np.ndarray
+    mask: np.ndarray
+    best: np.ndarray
+    share: np.ndarray
+    found: np.ndarray
+    localised: Localised | None
 
 
 class Predictor:
@@ -139,6 +177,7 @@ class Predictor:
 
     Attributes:
         class_names: K names.
+        thresholds: K, of the CAMs, where a localiser alone is there; else none.
         limits: what the score of an image means, None where no image was held out.
     """
 
@@ -157,6 +196,7 @@ class Predictor:
             localiser_of(run, trained.localiser, device) if trained.localiser else None
         )
         self._segmenter, held_out = None, []
+        self.thresholds: list[float] = []
         if trained.segmentation:
             self._segmenter = segmenter_of(run, trained.segmentation, device)
             self._segmenter.keeps_specks = options.min_area is not None
@@ -165,7 +205,7 @@ class Predictor:
             held_out = read_held_out(run.prediction_dir / HELD_OUT_NAME)
         else:
             kept = thresholds_for_new_images(run, self.class_names)
-            self._thresholds = options.thresholds(self.class_names, kept)
+            self.thresholds = options.thresholds(self.class_names, kept)
         self._both_judge = bool(self._localiser and held_out and held_out[0].localiser)
         self.limits = limits_of(
             held_out, self._both_judge, options.max_false_alarm, options.min_recall
@@ -208,59 +248,104 @@ class Predictor:
 
     def over(self, pictures: Iterable[Picture]) -> Iterator[Result]:
         """Give what the models say of decoded pictures, in order, one batch after the other."""
-        said = self._segmented(pictures) if self._segmenter else self._localised(pictures)
-        for one in said:
-            min_area = self._options.min_area or 0
-            mask, objects = objects_of(one.mask, one.confidence, self.class_names, min_area)
-            judges = [one.found, one.scores] if self._both_judge else [one.found]
-            verdict, score, probabilities = DEFECTIVE if mask.any() else OK, None, None
-            reason = f"the mask shows {'a defect' if mask.any() else 'no defect'}"
-            if self.limits:
-                score = defect_score(judges)
-                verdict, reason = self.limits.verdict(score), self.limits.reason(score)
-            if verdict == OK and not self._options.keep_all:
-                mask, objects = np.zeros_like(mask), []
-            if self._calibration:
-                probabilities = self._by_class(
-                    self._calibration.probabilities(np.mean(judges, axis=0))
-                )
-            yield Result(
-                record=one.record,
-                pixels=one.pixels,
-                verdict=verdict,
-                defect_score=score,
-                reason=reason,
-                class_scores=self._by_class(one.scores),
-                class_probabilities=probabilities,
-                mask=mask,
-                objects=objects,
-            )
+        for one in self.seen(pictures):
+            yield self.judged(one, self._options.min_area or 0, self._options.keep_all)
 
-    def _by_class(self, values: np.ndarray) -> dict[str, float]:
-        return dict(zip(self.class_names, values.tolist(), strict=True))
+    def seen(self, pictures: Iterable[Picture]) -> Iterator[Seen]:
+        """Give what the networks say of decoded pictures, in order; `judged` makes the rest."""
+        return self._segmented(pictures) if self._segmenter else self._localised(pictures)
 
-    def _segmented(self, pictures: Iterable[Picture]) -> Iterator[_Said]:
+    def judged(self, one: Seen, min_area: int, keep_all: bool) -> Result:
+        """Return the objects of a mask and the verdict; no network runs.
+
+        Args:
+            one: what the networks say.
+            min_area: smaller objects, in pixels, are left out.
+            keep_all: an image that is ok keeps its mask.
+        """
+        mask, objects = objects_of(one.mask, one.confidence, self.class_names, min_area)
+        judges = [one.found, one.scores] if self._both_judge else [one.found]
+        verdict, score, probabilities = DEFECTIVE if mask.any() else OK, None, None
+        reason = f"the mask shows {'a defect' if mask.any() else 'no defect'}"
+        if self.limits:
+            score = defect_score(judges)
+            verdict, reason = self.limits.verdict(score), self.limits.reason(score)
+        if verdict == OK and not keep_all:
+            mask, objects = np.zeros_like(mask), []
+        if self._calibration:
+            probabilities = self._by_class(self._calibration.probabilities(np.mean(judges, axis=0)))
+        return Result(
+            record=one.record,
+            pixels=one.pixels,
+            verdict=verdict,
+            defect_score=score,
+            reason=reason,
+            class_scores=self._by_class(one.scores),
+            class_probabilities=probabilities,
+            mask=mask,
+            objects=objects,
+        )
+
+    def cut(self, one: Seen, threshold: float | None) -> Seen:
+        """Return what the networks say with a mask that is cut elsewhere; no network runs.
+
+        Args:
+            one: what the networks say.
+            threshold: of all classes, see `Options`; None: as the run has it.
+        """
+        if threshold is None:
+            return one
+        exceeds = one.share > np.float32(threshold)
+        return one._replace(mask=np.where(exceeds, one.best, np.uint8(BACKGROUND)))
+
+    def without_specks(self, one: Seen) -> Seen:
+        """Return it without regions smaller than was learnt from the pseudo labels."""
+        areas = self._segmenter.least_areas if self._segmenter else []
+        return one._replace(mask=without_specks(one.mask, areas))
+
+    def cam(self, one: Seen) -> Cam | None:
+        """Return the CAMs of the classes that the localiser sees; None where it was not asked."""
+        if one.localised is None:
+            return None
+        present = self._localiser.predicted(one.localised.scores)
+        maps = one.localised.cam(self._run.config.pseudo_label.cam_type, present)
+        return Cam(maps, np.array(present, np.int64), one.localised.scores)
+
+    def _segmented(self, pictures: Iterable[Picture]) -> Iterator[Seen]:
         """Give the best class of each pixel; scores are the localiser's where there is one."""
         segmenter, localiser = self._segmenter, self._localiser
-        scores: dict[str, np.ndarray] = {}
+        outputs: dict[str, Localised] = {}
 
         def localised() -> Iterator[Picture]:
             for record, pixels, output in localiser.over_pictures(pictures):
-                scores[record.name] = output.scores
+                outputs[record.name] = output
                 yield Picture(record, pixels)
 
         seen = localised() if localiser else pictures
         for record, pixels, logits in segmenter.over_pictures(seen):
-            shares = logits.softmax(dim=0)
-            region = self._region(record, pixels)
+            shares = logits.softmax(dim=0)  # (K + 1, H, W)
+            highest, k = shares[1:].max(dim=0)
+            best = (k + 1).to(torch.uint8).cpu().numpy()
             mask = segmenter.mask(logits)
-            of_mask = torch.from_numpy(mask).to(shares.device).long()[None]
-            confidence = shares.gather(0, of_mask)[0].cpu().numpy()
-            mask = mask if region is None else mask * region
+            of_mask = torch.from_numpy(np.where(mask, mask, best)).to(shares.device).long()[None]
+            region = self._region(record, pixels)
+            if region is not None:
+                mask, best = mask * region, best * region
             found = segmenter.scores(logits, region)
-            yield _Said(record, pixels, scores.pop(record.name, found), confidence, mask, found)
+            output = outputs.pop(record.name, None)
+            yield Seen(
+                record=record,
+                pixels=pixels,
+                scores=output.scores if output else found,
+                confidence=shares.gather(0, of_mask)[0].cpu().numpy(),
+                mask=mask,
+                best=best,
+                share=(highest / (highest + shares[0])).cpu().numpy(),
+                found=found,
+                localised=output,
+            )
 
-    def _localised(self, pictures: Iterable[Picture]) -> Iterator[_Said]:
+    def _localised(self, pictures: Iterable[Picture]) -> Iterator[Seen]:
         """Give the refined CAMs of the classes whose score is high enough, cut at thresholds."""
         settings, localiser = self._run.config.pseudo_label, self._localiser
         for record, pixels, output in localiser.over_pictures(pictures):
@@ -268,15 +353,33 @@ class Predictor:
             maps = output.cam(settings.cam_type, present)
             maps = refined(pixels, maps, settings, localiser.device)
             confidence = maps.max(axis=0) if present else np.zeros(output.size, np.float32)
-            levels = levelled(maps, [self._thresholds[k] for k in present])
-            mask = seed_mask(levels, present, 0.5)
+            levels = levelled(maps, [self.thresholds[k] for k in present])
+            mask, best = seed_mask(levels, present, 0.5), seed_mask(maps, present, 0.0)
             region = self._region(record, pixels)
-            mask = mask if region is None else mask * region
-            yield _Said(record, pixels, output.scores, confidence, mask, output.scores)
+            if region is not None:
+                mask, best = mask * region, best * region
+            yield Seen(
+                record=record,
+                pixels=pixels,
+                scores=output.scores,
+                confidence=confidence,
+                mask=mask,
+                best=best,
+                share=confidence,
+                found=output.scores,
+                localised=output,
+            )
+
+    def _by_class(self, values: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.class_names, values.tolist(), strict=True))
 
     def _region(self, record: Record, pixels: np.ndarray) -> np.ndarray | None:
         """Return the region of interest of a picture, None for all of it."""
         return self._roi.of(pixels.shape[:2], str(record.image)) if self._roi else None
+
+
+def _rounded(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: round(number, 4) for name, number in numbers.items()}
 
 
 def load_run(

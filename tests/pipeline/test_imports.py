@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "exporting": {
         "configs", "datasets", "models", "runfolder", "scoring", "segmentation", "inference",
     },
+    "demonstration": {"datasets", "inference", "reporting"},
     "pipeline": {"configs", "datasets", "execution", "runfolder"},
 }  # fmt: skip
 OUTSIDE = {"tests", "studies", "benchmarks"}

@@ -39,7 +39,7 @@ class Guard:
             names: hosts, in lower case, under which it is reached; addresses always are ours.
             max_bytes: of the body of a request.
         """
-        self.app, self.names, self.max_bytes = app, frozenset(names), max_bytes
+        self.app, self.names, self.max_bytes = app, frozenset(names) - {""}, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""

@@ -21,7 +21,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from configs.command_line import run_stage
-from inference.predictor import Options, load_run
+from inference.predictor import load_run
+from inference.results import Options
 
 
 def main(argv: Sequence[str] | None = None) -> None:

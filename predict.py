@@ -52,7 +52,8 @@ from execution import ranks
 from execution.progress import progress
 from inference.images import load_pictures
 from inference.objects import COCO_FORMATS, coco_annotation, coco_content
-from inference.predictor import Options, Predictor, Result, load_run
+from inference.predictor import Predictor, load_run
+from inference.results import Options, Result
 from inference.watching import new_pictures
 from models.device import select_device
 from scoring.limits import DEFECTIVE, OK, UNSURE

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.files import Cam
-from inference.predictor import Predictor, Seen
+from inference.predictor import Predictor
+from inference.results import Seen
 from reporting.pictures import cam_bytes, image_bytes
 
 SIDE = 2048  # pixels of the longer side of what the page shows
@@ -41,7 +42,8 @@ class Shown(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """What is kept of it."""
-        arrays = (self.seen.confidence, self.seen.mask, self.seen.best)
+        seen = self.seen
+        arrays = (seen.confidence, seen.mask, seen.best, seen.share)
         return sum(a.nbytes for a in arrays) + len(self.picture) + len(self.cam or b"")
 
 

@@ -23,7 +23,8 @@ from demonstration.guard import Guard
 from demonstration.kept import Kept, shown_of
 from demonstration.views import MOST_OBJECTS, View, coco_of, layer_of, result_of, state_of
 from inference.images import Picture
-from inference.predictor import Predictor, Result
+from inference.predictor import Predictor
+from inference.results import Result
 from reporting.page import environment
 from reporting.pictures import IMAGE_MIME, SOFT_MIME, class_colours
 
@@ -198,7 +199,7 @@ class Demonstration:
             ],
             "max_bytes": self.place.max_bytes,
             "most_objects": MOST_OBJECTS,
-            "start": max(alone, default=0.0),  # of the slider
+            "start": max(alone, default=0.5),  # of the slider
             "kept": ", ".join(f"{n} {t:.2f}" for n, t in zip(names, alone, strict=False)),
         }
         page = environment().get_template("demo.html.j2")

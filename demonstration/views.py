@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from demonstration.kept import SIDE, Shown
 from inference.objects import coco_annotation, coco_content
-from inference.predictor import Predictor, Result
+from inference.predictor import Predictor
+from inference.results import Result
 from reporting.pictures import MASK_MIME, data_uri, mask_bytes
 
 MOST_OBJECTS = 300  # that the page lists, the largest
@@ -76,10 +77,7 @@ def _why(run: Predictor, result: Result) -> str:
     """Say what the verdict follows from."""
     if run.limits is None:
         return "No image was held out, so the verdict follows from the mask: any object counts."
-    return (
-        f"Score {result.defect_score:.3f}; ok below {run.limits.ok_below:.3f}, defective from "
-        f"{run.limits.defective_from:.3f}. Sliders do not change it."
-    )
+    return f"{result.reason.capitalize()}. Sliders do not change it."
 
 
 def _listed(index: int, one: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

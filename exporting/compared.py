@@ -17,7 +17,8 @@ from exporting.models import Exportable
 from exporting.product import SHIPPED
 from inference.images import Picture
 from inference.models import Trained
-from inference.predictor import Options, Predictor
+from inference.predictor import Predictor
+from inference.results import Options
 from inference.segment import averaged
 from runfolder.run import Run
 

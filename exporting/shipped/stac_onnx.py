@@ -108,20 +108,7 @@ class Model:
         mask, objects = self._objects(mask, confidence, min_area or 0)
 
         # Verdict.
-        page: dict[str, Any] = {
-            "verdict": DEFECTIVE if mask.any() else OK,
-            "reason": f"the mask shows {'a defect' if mask.any() else 'no defect'}",
-            "defect_score": None,
-        }
-        probabilities = None
-        if limits := self.facts["verdict"]:
-            judged = np.mean([found, scores] if limits["with_localiser"] else [found], axis=0)
-            score = float(judged.max())
-            verdict, reason = _verdict(score, limits)
-            page = {"verdict": verdict, "reason": reason, "defect_score": score}
-            page |= {key: limits[key] for key in ("ok_below", "defective_from")}
-            if limits["calibration"]:
-                probabilities = arrays.probabilities(judged, **limits["calibration"])
+        page, probabilities = self._judged(mask, found, scores)
         if page["verdict"] == OK and not keep_all:
             mask, objects = np.zeros_like(mask), []
         page |= {
@@ -134,6 +121,23 @@ class Model:
             "objects": objects,
         }
         return Result(page["verdict"], mask, page)
+
+    def _judged(
+        self, mask: np.ndarray, found: np.ndarray, scores: np.ndarray
+    ) -> tuple[dict[str, Any], np.ndarray | None]:
+        """Return the verdict as the head of a page, and the probabilities of the classes."""
+        limits = self.facts["verdict"]
+        if not limits:
+            verdict, shown = (DEFECTIVE, "a defect") if mask.any() else (OK, "no defect")
+            reason = f"the mask shows {shown}"
+            return {"verdict": verdict, "reason": reason, "defect_score": None}, None
+        judged = np.mean([found, scores] if limits["with_localiser"] else [found], axis=0)
+        score = float(judged.max())
+        verdict, reason = _verdict(score, limits)
+        page = {"verdict": verdict, "reason": reason, "defect_score": score}
+        page |= {key: limits[key] for key in ("ok_below", "defective_from")}
+        calibration = limits["calibration"]
+        return page, calibration and arrays.probabilities(judged, **calibration)
 
     def _by_class(self, numbers: np.ndarray) -> dict[str, float]:
         named = zip(self.class_names, numbers.tolist(), strict=True)

@@ -9,7 +9,8 @@ import pytest
 
 from datasets.files import write_image
 from demonstration.server import Demonstration, Place
-from inference.predictor import Options, Predictor, Seen, load_run
+from inference.predictor import Predictor, load_run
+from inference.results import Options, Seen
 
 CLASSES = ["<script>alert(1)</script>", "a|b", "dent"]
 MAX_BYTES = 200_000
@@ -25,10 +26,11 @@ class Colours:
         for record, pixels, _ in pictures:
             self.num_images += 1
             level = pixels.max(axis=2)
-            best = np.where(level > 0, pixels.argmax(axis=2) + 1, 0).astype(np.uint8)
-            confidence = np.where(level > 0, level / 255, 1).astype(np.float32)
+            best = (pixels.argmax(axis=2) + 1).astype(np.uint8)
+            share = (level / 255).astype(np.float32)
+            mask = np.where(level > 0, best, np.uint8(0))
             scores = (pixels.max(axis=(0, 1)) / 255).astype(np.float32)
-            yield Seen(record, pixels, scores, confidence, best, best, scores, None)
+            yield Seen(record, pixels, scores, share, mask, best, share, scores, None)
 
 
 def picture(*blocks: tuple[int, int, int, int, int, int]) -> np.ndarray:

@@ -18,7 +18,8 @@ from datasets.files import read_image
 from datasets.outlines import read_outlines
 from demonstration.kept import MOST_RESULTS
 from demonstration.server import TEXTS, Demonstration, Place
-from inference.predictor import Options, load_run
+from inference.predictor import load_run
+from inference.results import Options
 
 ADDRESS = "http://127.0.0.1:8000"
 RED, GREEN, BLUE = range(3)
@@ -78,10 +79,11 @@ def test_masks_scores_and_verdicts_are_those_of_a_prediction(
     assert said["class_scores"] == pytest.approx(expected.class_scores)
     cam = client.get(f"/results/{said['key']}/cam")
     assert cam.status_code == (200 if "stac" in folders else 404)
-    if folders == ("stac",):
-        cut = load_run(tmp_path, "cpu", Options(threshold=0.3)).predict(path)
-        assert cut.mask.any()
-        np.testing.assert_array_equal(mask_of(client, said["key"], threshold=0.3), cut.mask)
+    for threshold in (0.3, 0.6):
+        cut = load_run(tmp_path, "cpu", Options(threshold=threshold)).predict(path)
+        assert cut.mask.any() or threshold == 0.6
+        shown = mask_of(client, said["key"], threshold=threshold)
+        np.testing.assert_array_equal(shown, cut.mask)
 
 
 def test_sliders_cut_and_filter_without_the_networks(client, networks):

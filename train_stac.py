@@ -2,8 +2,8 @@
 
 Reads images, labels.csv and saliency/ of the run; writes stac/checkpoint.pt (the last epoch, with
 all that an exact resume needs), stac/best.pt (lowest validation loss), stac/log.jsonl, TensorBoard
-curves and, at the end, stac/model.safetensors with model.json to hand on. Validation uses images
-and labels held out of the training split; no pixel mask is opened.
+curves and pictures and, at the end, stac/model.safetensors with model.json to hand on. Validation
+uses images and labels held out of the training split; no pixel mask is opened.
 """
 
 import math
@@ -17,16 +17,19 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from configs import Config, refuse_other_settings, to_dict
+from configs import Config, own_settings, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
 from datasets.defects import augment_defects
+from datasets.examples import Examples
 from datasets.image_maps import ImageMapDataset, balance, saliency_maps
+from datasets.pictures import paint_cam, paint_grey
 from datasets.transforms import eval_transform, train_transform
 from execution import ranks
 from execution.pauses import Pauses
 from execution.progress import steps_bar
 from losses.stac import stac_loss
 from models.backbones import normalisation, whole_patches
+from models.cam import min_max, raw_cam, resize_and_sum
 from models.device import amp_dtype, autocast, select_device
 from models.optim import (
     epoch_batches,
@@ -116,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     log = TrainingLog(run.stac_dir, num_steps, state["epoch"] + 1) if ranks.is_first() else None
+    examples = Examples(val_data, run.data.class_names, (mean, std))
     bar, pauses = steps_bar("training", num_steps, state["step"]), Pauses()
     while state["step"] < num_steps:
         # An epoch. Its number and those of its steps seed all randomness: a resume is exact.
@@ -163,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Files: checkpoint.pt last, as a resume from it takes the others for written.
         if ranks.is_first():
             log.write(line)
+            if examples.places and log.wants_picture(state["step"], num_batches):
+                picture = draw_examples(model, examples, config, device, dtype)
+                log.write_picture(state["epoch"], picture)
             facts["label_thresholds"] = label_thresholds
             if is_best:
                 best = {"model": model.state_dict(), "progress": dict(state)}
@@ -173,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pauses.close()
     if not ranks.is_first():
         return
-    log.close()
+    log.close(own_settings(config))
     save_weights(
         run.stac_dir / "model.safetensors", model.state_dict(), facts | {"progress": state}
     )
@@ -264,6 +271,29 @@ def validate(
     labels, scores = np.concatenate(labels), np.concatenate(scores)
     precision = mean_average_precision(labels, scores)
     return {**mean_terms(rows), "map": precision}, even_thresholds(scores, labels > 0)
+
+
+@torch.no_grad()
+def draw_examples(
+    model: Stac, examples: Examples, config: Config, device: torch.device, dtype: Any
+) -> np.ndarray:
+    """Draw held-out images with their saliency maps and the CAMs that the model gives them now.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    model.eval()
+    batch = examples.batch()
+    with autocast(device, dtype):
+        output = model(batch["image"].to(device))
+    cam_type, size = config.pseudo_label.cam_type, batch["image"].shape[-2:]
+    cams = []
+    pairs = zip(raw_cam(output, cam_type), batch["label"] > 0, strict=True)
+    for image, (maps, label) in zip(examples.images(batch), pairs, strict=True):
+        cam = min_max(resize_and_sum([maps], size)).cpu()[label]  # (M, H, W), M may be 0
+        cams.append(paint_cam(image, cam.numpy(), np.flatnonzero(label)))
+    saliency = [paint_grey(one.numpy()) for one in batch["map"][:, 0]]
+    return examples.picture(batch, {"saliency": saliency, f"CAM ({cam_type})": cams})
 
 
 def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Sequence
 
 from configs.command_line import load_run, run_stage, stage_parser
-from configs.loading import to_dict, to_toml, toml_value
+from configs.loading import flat, to_toml, toml_value
 from configs.schema import Config
 
 
@@ -55,7 +55,7 @@ def explained(config: Config, wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         if name not in known and not any(key.startswith(f"{name}.") for key in known):
             raise ValueError(f"--explain {name}: unknown key. Valid keys: {', '.join(known)}.")
-    values = _values(config)
+    values = flat(config)
     return [
         f"{key} = {toml_value(values[key])}: {text}"
         for key, text in known.items()
@@ -65,7 +65,7 @@ def explained(config: Config, wanted: Sequence[str]) -> list[str]:
 
 def settings_page() -> str:
     """Return docs/settings.md: every setting with its default and documentation."""
-    defaults = _values(Config())
+    defaults = flat(Config())
     lines = ["# Settings", ""]
     lines += ["Made by `python -m configs --markdown`; the texts stand in `configs/schema.py`."]
     lines += ["Set one with `--set section.key=value`, or in a TOML file below `[section]`."]
@@ -80,12 +80,8 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _values(config: Config) -> dict[str, typing.Any]:
-    return {f"{s}.{k}": v for s, values in to_dict(config).items() for k, v in values.items()}
-
-
 def _value(config: Config, key: str) -> str:
-    table = _values(config)
+    table = flat(config)
     if key not in table:
         raise ValueError(f"--get {key}: unknown key. Valid keys: {', '.join(table)}.")
     value = table[key]

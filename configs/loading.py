@@ -78,6 +78,17 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Return all settings as {"section.key": plain value}."""
+    return {f"{s}.{key}": v for s, values in to_dict(config).items() for key, v in values.items()}
+
+
+def own_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that differ from the defaults, as `flat` gives them."""
+    defaults = flat(Config())
+    return {name: value for name, value in flat(config).items() if value != defaults[name]}
+
+
 def to_toml(config: Config) -> str:
     """Write the resolved config as TOML that `load` reads back to an equal `Config`."""
     lines = []

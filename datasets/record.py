@@ -1,5 +1,6 @@
 """What the project knows about one image."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,25 @@ def check_num_classes(num_classes: int, where: object) -> None:
 def label_vector(record: Record, num_classes: int) -> list[float]:
     """Return the multi-hot image label, (K,) values 0.0 or 1.0."""
     return [float(k in record.classes) for k in range(num_classes)]
+
+
+def balanced(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """Draw at most `count` records, of each class in turn; defect-free ones count as a class.
+
+    Returns:
+        Those drawn, in the order of `records`.
+    """
+    left = list(records)
+    random.Random(seed).shuffle(left)
+    wanted = sorted({k for record in records for k in record.classes or (-1,)})
+    drawn: set[str] = set()
+    while len(drawn) < min(count, len(records)):
+        for k in wanted:
+            one = next((r for r in left if k in (r.classes or (-1,))), None)
+            if one and len(drawn) < count:
+                left.remove(one)
+                drawn.add(one.name)
+    return [record for record in records if record.name in drawn]
 
 
 def spread(records: Sequence[Record], limit: int) -> list[Record]:

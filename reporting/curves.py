@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reporting.facts import Facts, row_of, training_log
+from reporting.facts import Facts, row_of
 from reporting.pictures import class_colours
 from runfolder.scored import Asked, scored_of
+from runfolder.training_log import LOG_NAME, read_training_log
 from scoring.calibration import calibration_error, reliability
 from scoring.confusion import GRID, ThresholdSweep
 from scoring.passes import count_cams
@@ -26,12 +27,12 @@ TERM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 
 def localiser_training(figure: Figure, facts: Facts) -> str:
     """Draw loss and learning rate of the first training."""
-    return _training(figure, training_log(facts.run.stac_dir / "log.jsonl"))
+    return _training(figure, read_training_log(facts.run.stac_dir / LOG_NAME))
 
 
 def segmentation_training(figure: Figure, facts: Facts) -> str:
     """Draw loss and learning rate of the second training."""
-    return _training(figure, training_log(facts.run.segmentation_dir / "log.jsonl"))
+    return _training(figure, read_training_log(facts.run.segmentation_dir / LOG_NAME))
 
 
 def _training(figure: Figure, log: Sequence[dict[str, Any]]) -> str:

@@ -1,19 +1,17 @@
 """What a report says: the figures of results.jsonl, and what the files of each image add up to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.files import read_lines
 from reporting.images import Shown
 from runfolder.marks import seconds_of
 from runfolder.results import latest_results, stage_of
 from runfolder.run import KINDS, Run
 from runfolder.scored import Asked, scored_of
+from runfolder.training_log import LOG_NAME, read_training_log
 from runfolder.verdicts import SCORES_NAME, verdicts_of
 from scoring.confusion import ConfusionMatrix
 from scoring.images import Verdicts, image_figures
@@ -208,32 +206,9 @@ def minutes_of(run: Run) -> Minutes | None:
         return Minutes(sum(parts.values()), parts, whole=done <= set(parts))
     parts = {}
     for folder, name in TRAININGS.items():
-        if log := training_log(run.folder / folder / "log.jsonl"):
+        if log := read_training_log(run.folder / folder / LOG_NAME):
             parts[f"training of the {name}"] = sum(line["seconds"] for line in log) / 60
     return Minutes(sum(parts.values()), parts, whole=False) if parts else None
-
-
-def training_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a training's log.jsonl; none of one that is not there.
-
-    Raises:
-        ValueError: a line is not of the schema of `runfolder.training_log`.
-    """
-    log = []
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            entry = json.loads(line)
-            entry["epoch"], entry["lr"], entry["seconds"] = (
-                float(entry[key]) for key in ("epoch", "lr", "seconds")
-            )
-            entry["train"], entry["val"] = dict(entry["train"]), dict(entry.get("val", {}))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: expected an epoch of a training, got {line:.40}. "
-                "Remove the line."
-            ) from error
-        log.append(entry)
-    return log
 
 
 def by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

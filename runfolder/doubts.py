@@ -4,15 +4,12 @@ Two questions are asked of the training images that were held out (`val`): do sc
 with a class from those without it, and do both stages outline the same things there?
 """
 
-import json
-from collections.abc import Sequence
-
 import numpy as np
 
-from datasets.files import read_lines
 from datasets.record import label_vector
 from runfolder.held_out import HELD_OUT_NAME, read_held_out
 from runfolder.run import Run
+from runfolder.training_log import LOG_NAME, read_training_log
 from scoring.images import Verdicts, auroc_by_class
 
 # Mean IoU in % of the classes between masks and pseudo labels of held-out images. MTD, whose masks
@@ -72,13 +69,6 @@ def _disagreement(run: Run) -> list[str]:
 
 def _last_measure(run: Run, name: str) -> float | None:
     """Return a measure of the second stage's last validation, None where there is none."""
-    path = run.segmentation_dir / "log.jsonl"
-    lines: Sequence[str] = read_lines(path)
-    try:
-        measures = [json.loads(line).get("val", {}).get(name) for line in lines]
-        known = [float(value) for value in measures if value is not None]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: expected an epoch in each line, got one that is damaged ({error}). Remove it."
-        ) from error
+    log = read_training_log(run.segmentation_dir / LOG_NAME)
+    known = [line["val"][name] for line in log if line["val"].get(name) is not None]
     return known[-1] if known else None

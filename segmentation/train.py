@@ -2,9 +2,9 @@
 
 Reads images and pseudo_labels/ of the run; writes segmentation/checkpoint.pt (the last epoch,
 with all that an exact resume needs, which predictions are made with), segmentation/best.pt (highest
-mIoU on the validation part), segmentation/log.jsonl and TensorBoard curves. Validation compares
-with the pseudo labels of images held out of the training split, so their labels choose best.pt; no
-pixel mask is opened.
+mIoU on the validation part), segmentation/log.jsonl, TensorBoard curves and pictures. Validation
+compares with the pseudo labels of images held out of the training split, so their labels choose
+best.pt; no pixel mask is opened.
 """
 
 import math
@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from configs import Config, refuse_other_settings, to_dict
+from configs import Config, own_settings, refuse_other_settings, to_dict
 from configs.command_line import run_stage, stage_parser
+from datasets.examples import Examples
 from datasets.files import read_mask
 from datasets.image_maps import ImageMapDataset, pseudo_labels
+from datasets.pictures import paint_mask
 from datasets.record import IGNORE, spread
 from datasets.transforms import eval_transform, train_transform
 from execution import ranks
@@ -117,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     first = ranks.is_first()
     log = TrainingLog(run.segmentation_dir, num_steps, state["epoch"] + 1) if first else None
+    examples = Examples(val_data, run.data.class_names, (mean, std))
     bar, pauses = steps_bar("training", num_steps, state["step"]), Pauses()
     while state["step"] < num_steps:
         # An epoch. Its number and those of its steps seed all randomness: a resume is exact.
@@ -170,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Files: checkpoint.pt last, as a resume from it takes the others for written.
         if ranks.is_first():
             log.write(line)
+            if examples.places and log.wants_picture(state["step"], num_batches):
+                log.write_picture(state["epoch"], draw_examples(kept, examples, device, dtype))
             if is_best:
                 best = {"model": kept.state_dict(), "progress": dict(state)}
                 save_checkpoint(run.segmentation_dir / "best.pt", facts | best)
@@ -179,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pauses.close()
     if not ranks.is_first():
         return
-    log.close()
+    log.close(own_settings(config))
     print(
         f"wrote {run.segmentation_dir}/: checkpoint.pt (step {state['step']}), best.pt (mIoU with "
         f"the pseudo labels {state['best'] or 0:.2f} %)"
@@ -240,6 +246,25 @@ def validate(
     scores = matrix.scores()
     known = [iou for iou in scores.iou[1:] if not math.isnan(iou)]
     return {"miou": scores.miou, "foreground": sum(known) / len(known) if known else math.nan}
+
+
+@torch.no_grad()
+def draw_examples(
+    model: nn.Module, examples: Examples, device: torch.device, dtype: Any
+) -> np.ndarray:
+    """Draw held-out images with their pseudo labels and the masks that the model gives them now.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    model.eval()
+    batch = examples.batch()
+    with autocast(device, dtype):
+        masks = model(batch["image"].to(device)).argmax(1).cpu().numpy()
+    images = examples.images(batch)
+    rows = {"pseudo label": batch["map"][:, 0].numpy(), "prediction": masks}
+    painted = {name: list(map(paint_mask, images, of_row)) for name, of_row in rows.items()}
+    return examples.picture(batch, painted)
 
 
 if __name__ == "__main__":

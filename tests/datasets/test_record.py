@@ -1,10 +1,10 @@
-"""A record refuses names that files cannot have, or that lead out of a folder."""
+"""Names of records, and draws of them."""
 
 from pathlib import Path
 
 import pytest
 
-from datasets.record import Record
+from datasets.record import Record, balanced
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,18 @@ def test_a_name_that_files_cannot_have_is_refused(name):
 @pytest.mark.parametrize("name", ["a", "..a", "a b", "ä", "図1", "a.b", "a:b", "ä" * 125])
 def test_other_names_are_taken(name):
     assert Record(name, Path("a.png"), ()).group == name
+
+
+def test_a_balanced_draw_takes_of_each_class_in_turn():
+    labels = [(0,)] * 20 + [(1,)] * 2 + [(0, 1)] * 1 + [()] * 5
+    records = [Record(f"{i:02}", Path("a.png"), label) for i, label in enumerate(labels)]
+    for seed in range(5):
+        drawn = balanced(records, 6, seed)
+        assert drawn == sorted(drawn, key=lambda record: record.name)
+        assert len(drawn) == 6 == len({record.name for record in drawn})
+        assert sum(not record.classes for record in drawn) == 2
+        assert sum(1 in record.classes for record in drawn) >= 2
+        assert drawn == balanced(records, 6, seed)
+    assert len({tuple(r.name for r in balanced(records, 6, seed)) for seed in range(5)}) > 1
+    assert balanced(records, 100, 0) == records
+    assert balanced([], 8, 0) == []

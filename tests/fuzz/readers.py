@@ -123,7 +123,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         return read_table(path.parent, path.name, (), 128)
 
     def log_of(path: Path) -> Any:
-        TrainingLog(path.parent, 10, 2).close()
+        TrainingLog(path.parent, 10, 2).close({})
         return path.read_text(encoding="utf-8")
 
     def any_value(_: Any) -> bool:

@@ -37,7 +37,8 @@ def hold_out(run: Run, score_of, with_localiser: bool = False) -> None:
 
 def validated(run: Run, *measures: dict | None) -> None:
     """Write the second stage's log, a line for each validation."""
-    lines = [{"epoch": i + 1} | ({"val": m} if m else {}) for i, m in enumerate(measures)]
+    line = {"step": 1, "lr": 0.1, "train": {}, "seconds": 1.0}
+    lines = [{"epoch": i + 1, **line} | ({"val": m} if m else {}) for i, m in enumerate(measures)]
     path = run.segmentation_dir / "log.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -105,7 +106,7 @@ def test_a_damaged_log_is_named(run):
     hold_out(run, truth)
     (run.segmentation_dir / "log.jsonl").write_text('["val"]\n')
 
-    with pytest.raises(ValueError, match=r"log.jsonl: expected an epoch in each line"):
+    with pytest.raises(ValueError, match=r"log.jsonl, line 1: expected an epoch of a training"):
         doubts(run)
 
 

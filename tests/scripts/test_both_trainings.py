@@ -1,22 +1,28 @@
 """What train_stac.py and segmentation/train.py have in common: their files and their logs."""
 
+import io
 import json
 import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import segmentation.train
 import train_stac
 from configs import load
+from datasets.examples import Examples
 from datasets.files import read_image, write_mask, write_saliency
+from datasets.pictures import CAPTION, CELL, GAP
 from execution import pauses
+from models.stac import build_stac
 from runfolder.checkpoint import load_checkpoint
 from runfolder.run import Run
 
@@ -120,6 +126,84 @@ def test_curves_have_the_numbers_of_the_log(root, stage):
         assert curve == pytest.approx(values, rel=1e-5)
 
 
+def pictures(out: Path, stage: str) -> dict[int, np.ndarray]:
+    """Return what TensorBoard shows of the held-out images, by epoch."""
+    events = EventAccumulator(str(out / stage / "tensorboard")).Reload()
+    shown = events.Images("held-out images")
+    assert len({event.step for event in shown}) == len(shown)
+    return {
+        event.step: np.array(Image.open(io.BytesIO(event.encoded_image_string))) for event in shown
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pictures_show_the_held_out_images_and_what_the_model_makes_of_them(root, stage):
+    shown = pictures(root / "run", stage)
+    side, count = CELL + GAP, len(run_in(root).data.split("val"))
+    assert list(shown) == [1, 2, 3]
+    for picture in shown.values():
+        assert picture.shape == (CAPTION + 3 * side, (1 + count) * side, 3)
+    first, last = (shown[epoch][CAPTION:].reshape(3, side, -1, 3) for epoch in (1, 3))
+    changed = (first[:, :, side:] != last[:, :, side:]).any(axis=(1, 2, 3))
+    assert changed.tolist()[:2] == [False, False]  # images and maps
+    assert changed[2] or stage == "segmentation"  # whose averaged weights hardly move here
+    assert (last[:, :, side:].std(axis=(1, 2, 3)) > 1).all()
+
+
+def test_a_picture_of_the_first_stage_has_saliency_and_the_cams_of_the_label(root):
+    run, (mean, std) = run_in(root), ((0.5,) * 3, (0.25,) * 3)
+    model = build_stac(run.config.train, run.num_classes)
+    dataset = train_stac._datasets(run, model, mean, std)[1]
+    defective, other = dataset.records
+    dataset.records = [defective, replace(other, classes=())]
+    examples = Examples(dataset, run.data.class_names, (mean, std))
+
+    picture = train_stac.draw_examples(model, examples, run.config, torch.device("cpu"), None)
+    side, height = CELL + GAP, round(CELL * 32 / 48)
+    for number, place in enumerate(examples.places, start=1):
+        cells = picture[CAPTION:, number * side :][:, :CELL].reshape(3, side, CELL, 3)[:, :height]
+        assert abs(cells[1].mean() - 255 * dataset[place]["map"].mean()) < 1
+        is_coloured = np.ptp(cells[2], axis=-1).max() > 10
+        assert is_coloured == bool(dataset.records[place].classes)
+
+
+def test_a_picture_of_the_second_stage_has_pseudo_labels_and_predictions(root):
+    run, (mean, std) = run_in(root), ((0.5,) * 3, (0.25,) * 3)
+    dataset = segmentation.train._datasets(run, mean, std)[1]
+    examples = Examples(dataset, run.data.class_names, (mean, std))
+
+    class SaysTwo(torch.nn.Module):
+        def forward(self, images):
+            assert not self.training
+            return torch.eye(4)[2][None, :, None, None].expand(len(images), 4, *images.shape[2:])
+
+    picture = segmentation.train.draw_examples(SaysTwo(), examples, torch.device("cpu"), None)
+    side, height = CELL + GAP, round(CELL * 32 / 48)
+    for number, place in enumerate(examples.places, start=1):
+        cells = picture[CAPTION:, number * side :][:, :CELL].reshape(3, side, CELL, 3)[:, :height]
+        shown = dataset[place]["image"].movedim(0, -1).numpy() * std + mean  # (32, 48, 3)
+        assert abs(cells[0].mean() - 255 * shown.mean()) < 1
+        green = 0.4 * cells[0] + 0.6 * np.array([0, 128, 0])
+        assert np.abs(cells[2] - green).max() <= 2
+        assert np.abs(cells[1] - green).max() > 20  # the pseudo labels say other things
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_training_without_held_out_images_has_no_picture(root, tmp_path, stage, monkeypatch):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    shutil.rmtree(copy / f"run/{stage}")
+    choose = Examples.__init__
+
+    def choose_none(examples, *args):
+        choose(examples, *args)
+        examples.places = []
+
+    monkeypatch.setattr(Examples, "__init__", choose_none)
+    train(copy, stage)
+    events = EventAccumulator(str(copy / f"run/{stage}/tensorboard")).Reload()
+    assert events.Tags()["images"] == []
+
+
 def test_a_measure_that_is_no_number_is_null_in_the_log(root, tmp_path, monkeypatch):
     monkeypatch.setattr(train_stac, "mean_average_precision", lambda *_: math.nan)
     copy = shutil.copytree(root, tmp_path / "copy")
@@ -152,6 +236,10 @@ def resumed_equals(root: Path, copy: Path, stage: str) -> None:
     assert "begun" not in found
     for name, value in wanted["model"].items():
         assert torch.equal(found["model"][name], value), name
+    wanted, found = (pictures(at / "run", stage) for at in (root, copy))
+    assert {epoch: p.tolist() for epoch, p in found.items()} == {
+        epoch: p.tolist() for epoch, p in wanted.items()
+    }
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
   python report.py --out runs/neu_seg               the page: no server, no other file needed
   python report.py runs/neu_seg runs/other          runs compared: runs/neu_seg/comparison.html
-  python report.py --out runs/neu_seg --sheet       OUT/sheet_<split>.png, a row an image
-  python report.py --out runs/neu_seg --generators  OUT/generators_<split>.png
+  python report.py --out runs/neu_seg --sheet       OUT/sheet_<split>.png, .pdf and .svg
+  python report.py runs/neu_seg runs/other --sheet  runs/neu_seg/comparison_<split>.png, ...
+  python report.py --out runs/neu_seg --generators  OUT/generators_<split>.png, ...
 
 The page says first what was found, how good that is and where it fails. Then come the table of
 results, charts (as files for papers too, OUT/figures/) and the images of a split with what each
@@ -14,11 +15,11 @@ are of whole images alone. All images are there as far as 15 MB allow, those wit
 Runs are compared with the first one: figures and classes with their differences, settings that
 differ, and the images that changed most. With --out the page lies there.
 
-The sheet has the columns image, saliency, CAM (its classes in their colours), pseudo label,
-prediction, and ground truth where there are masks; what has not been made yet stays black. Colours
-are those of PASCAL VOC masks, white is 255. With --generators the columns between image and truth
+A sheet has a row for each image, with its name and label, a captioned column for each stage, a
+legend, and a bar of so many pixels. Columns of what has not been made are left out. With several
+runs a stage has a column for each of them. With --generators the columns between image and truth
 are the maps of every saliency generator that the data allows, made for these images, and last those
-of the run.
+of the run. Images are evenly spaced, or as --names, --random or --worst say.
 """
 
 import argparse
@@ -27,14 +28,16 @@ from pathlib import Path
 
 from configs import load
 from configs.command_line import run_stage, stage_parser
-from datasets.files import write_image, write_text
-from datasets.pictures import colour_legend
-from datasets.record import Record
-from reporting.comparison import comparison_page
+from datasets.files import write_text
+from datasets.record import Record, balanced, spread
+from reporting.choice import named, worst
+from reporting.columns import Column, map_column, stage_columns
+from reporting.comparison import called, comparison_page, in_common
 from reporting.facts import Facts, facts_of
 from reporting.gallery import look_at_all
-from reporting.images import MASK_PANELS
+from reporting.images import MASK_PANELS, PANELS
 from reporting.page import report_page
+from reporting.sheets import write_sheet
 from runfolder.run import Run, open_run
 
 SHEET_COUNT = 10  # images shown
@@ -43,25 +46,39 @@ SHEET_COUNT = 10  # images shown
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of a run, or a sheet."""
     args = _parser().parse_args(argv)
+    _check(args)
+    runs = _runs(args) if args.runs else [open_run(args)]
+    split = args.split or runs[0].config.data.eval_split
+    if args.sheet or args.generators:
+        _write_sheet(runs, split, args)
+        return
+    if args.runs:
+        facts = [_facts(run, args.split or run.config.data.eval_split) for run in runs]
+        page, count = comparison_page(facts, args.count)
+        _write(Path(args.out or args.runs[0]) / "comparison.html", page, f"{count} images")
+        return
+    facts = _facts(runs[0], split)
+    page, count = report_page(facts, args.count)
+    _write(runs[0].report_path, page, f"{count} of {len(facts.images)} images of {split}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse flags that say nothing together."""
     if args.count is not None and args.count < 1:
         raise ValueError(f"--count: expected 1 or more, got {args.count}.")
-    if args.runs:
-        _compare(args)
-        return
-    run = open_run(args)
-    split = args.split or run.config.data.eval_split
-    if args.sheet or args.generators:
-        _write_sheet(run, split, args)
-        return
-    facts = _facts(run, split)
-    page, count = report_page(facts, args.count)
-    _write(run.report_path, page, f"{count} of {len(facts.images)} images of {split}")
+    flags = {flag: getattr(args, flag) for flag in ("names", "random", "worst", "columns")}
+    given = [flag for flag, value in flags.items() if value is not None and value is not False]
+    if given and not (args.sheet or args.generators):
+        raise ValueError(f"--{given[0]}: expected --sheet or --generators with it. Add one.")
+    if args.generators and args.columns:
+        raise ValueError("--columns: expected --sheet, got --generators, whose columns are fixed.")
+    if args.names and args.count:
+        raise ValueError("--count: expected no number of images with --names. Leave it out.")
 
 
-def _compare(args: argparse.Namespace) -> None:
-    """Write the page of several runs."""
-    flags = ("config", "set", "sheet", "generators", "random")
-    if given := [flag for flag in flags if getattr(args, flag)]:
+def _runs(args: argparse.Namespace) -> list[Run]:
+    """Open several runs."""
+    if given := [flag for flag in ("config", "set", "generators") if getattr(args, flag)]:
         raise ValueError(f"--{given[0]}: expected no such flag with runs to compare. Leave it out.")
     if len(args.runs) < 2:
         raise ValueError(
@@ -73,10 +90,8 @@ def _compare(args: argparse.Namespace) -> None:
         path = folder / "config.toml"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: expected a run folder, got none. Correct the path.")
-        run = Run(folder, load([str(path)], []))
-        runs.append(_facts(run, args.split or run.config.data.eval_split))
-    page, count = comparison_page(runs, args.count)
-    _write(Path(args.out or args.runs[0]) / "comparison.html", page, f"{count} images")
+        runs.append(Run(folder, load([str(path)], [])))
+    return runs
 
 
 def _facts(run: Run, split: str) -> Facts:
@@ -94,21 +109,56 @@ def _write(path: Path, page: str, what: str) -> None:
     print(f"wrote {path}: {what}, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _write_sheet(run: Run, split: str, args: argparse.Namespace) -> None:
-    """Draw one of the two sheets."""
-    # Not above: they import PyTorch, which the page does not need.
-    from inference.sheets import choose_records, generator_sheet, run_sheet
-    from models.device import select_device
-
-    records = [r for r in run.data.split(split) if r.classes or not args.generators]
-    records = choose_records(records, args.count or SHEET_COUNT, args.random)
+def _write_sheet(runs: Sequence[Run], split: str, args: argparse.Namespace) -> None:
+    """Draw the stages of a run, those of several runs, or the maps of the generators."""
+    run = runs[0]
+    records = run.data.split(split)
+    if args.runs:
+        records = in_common(runs, [of_run.data.split(split) for of_run in runs])
     if args.generators:
-        sheet = generator_sheet(run, records, select_device(args.device))
+        records = [record for record in records if record.classes]
+    if not records:
+        raise ValueError(f"{split}: expected images to draw, got none. Give another --split.")
+    records = _chosen(run, split, records, args)
+    if args.generators:
+        columns = _generator_columns(run, records, args.device)
     else:
-        sheet = run_sheet(run, records)
-    path = run.folder / f"{'generators' if args.generators else 'sheet'}_{split}.png"
-    write_image(path, sheet)
-    print(f"wrote {path}: {len(records)} images; {colour_legend(run.data.class_names)}")
+        names = args.columns or (("image", "prediction", "truth") if args.runs else tuple(PANELS))
+        columns = stage_columns(dict(zip(called(runs), runs, strict=True)), names)
+    kind = "generators" if args.generators else "comparison" if args.runs else "sheet"
+    path = Path(args.out or run.folder) / f"{kind}_{split}"
+    for column in write_sheet(path, records, columns, run.data.class_names):
+        made_by = f"; run {column.made_by} first" if column.made_by else ""
+        print(f"left out: {column.caption}, as these images have none{made_by}")
+    print(f"wrote {path}.png, .pdf and .svg: {len(records)} images of {split}")
+
+
+def _chosen(
+    run: Run, split: str, records: Sequence[Record], args: argparse.Namespace
+) -> list[Record]:
+    """Return the images of a sheet."""
+    count = args.count or SHEET_COUNT
+    if args.names:
+        return named(records, args.names)
+    if args.random is not None:
+        return balanced(records, count, args.random)
+    if args.worst:
+        by_name = {record.name: record for record in records}
+        ranked = [one.name for one in worst(_facts(run, split)) if one.name in by_name]
+        return [by_name[name] for name in ranked[:count]]
+    return spread(records, count)
+
+
+def _generator_columns(run: Run, records: Sequence[Record], device: str) -> list[Column]:
+    """Prepare the generators; their maps are made when the sheet is drawn."""
+    # Not above: they import PyTorch, which the page does not need.
+    from models.device import select_device
+    from saliency.table import all_generators
+
+    image, of_run, truth = stage_columns({"": run}, ("image", "saliency", "truth"))
+    generators = all_generators(run.config.saliency, run.data, records, select_device(device))
+    maps = [map_column(name, prepared.make_map) for name, prepared in generators.items()]
+    return [image, *maps, of_run._replace(caption="of the run"), truth]
 
 
 def _kind(run: Run, records: Sequence[Record]) -> str:
@@ -133,11 +183,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", help="split to show (default: data.eval_split)")
     shown = f"images to show (default: all that fit the page, of a sheet {SHEET_COUNT})"
     add("--count", type=int, metavar="N", help=shown)
-    random = "of a sheet: draw images at random (default: evenly spaced)"
-    add("--random", type=int, metavar="SEED", help=random)
-    add = parser.add_mutually_exclusive_group().add_argument
-    add("--sheet", action="store_true", help="draw all stages of some images")
+    of_sheet = parser.add_argument_group("sheets")
+    columns = "columns, in this order (default: all that were made)"
+    of_sheet.add_argument("--columns", nargs="+", choices=tuple(PANELS), help=columns)
+    add = of_sheet.add_mutually_exclusive_group().add_argument
+    add("--sheet", action="store_true", help="draw the stages of some images")
     add("--generators", action="store_true", help="draw the maps of all saliency generators")
+    add = of_sheet.add_mutually_exclusive_group().add_argument
+    add("--names", nargs="+", metavar="NAME", help="show these images")
+    random = "show images drawn by this seed, of each class in turn"
+    add("--random", type=int, metavar="SEED", help=random)
+    worst = "show those of the lowest IoU; without masks, those that contradict their label most"
+    add("--worst", action="store_true", help=worst)
     return parser
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from configs import to_dict
+from configs import flat
+from datasets.record import Record
 from reporting import gallery
 from reporting.facts import Facts, minutes_of
-from reporting.images import MASK_PANELS, PANELS, Shown
+from reporting.images import COMMON, MASK_PANELS, PANELS, Shown
 from reporting.page import environment, legend
 from reporting.pictures import class_colours
+from runfolder.run import Run
 from scoring.lines import percent
 
 RIGHT = 100.0  # IoU of an image that shows no defect in truth and in mask
-COMMON = ("image", "truth")  # pictures that are the same for all runs
 IGNORED = ("data.root",)  # settings that make no other run
 
 
@@ -41,7 +42,7 @@ def comparison_page(runs: Sequence[Facts], count: int | None) -> tuple[str, int]
     Raises:
         ValueError: the runs have different classes, or no image in common.
     """
-    names = _names(runs)
+    names = called([facts.run for facts in runs])
     pairs = _in_common(runs)
     found = _entries(runs, pairs, count)
     page = (
@@ -66,27 +67,42 @@ def comparison_page(runs: Sequence[Facts], count: int | None) -> tuple[str, int]
     return page, len(found)
 
 
-def _names(runs: Sequence[Facts]) -> list[str]:
-    """Return what the runs are called: their folder, with those above it where two are equal."""
-    folders = [facts.run.folder.resolve() for facts in runs]
+def called(runs: Sequence[Run]) -> list[str]:
+    """Return what runs are called: their folder, with those above it where two are equal."""
+    folders = [run.folder.resolve() for run in runs]
     short = [folder.name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
 def _in_common(runs: Sequence[Facts]) -> list[list[int]]:
     """Return for each image that all runs have its place in each of them."""
-    classes = {facts.class_names for facts in runs}
+    records = [[one.record for one in facts.images] for facts in runs]
+    shared = in_common([facts.run for facts in runs], records)
+    places = [{record.name: i for i, record in enumerate(of_run)} for of_run in records]
+    return [[of_run[record.name] for of_run in places] for record in shared]
+
+
+def in_common(runs: Sequence[Run], records: Sequence[Sequence[Record]]) -> list[Record]:
+    """Return the records of the first run whose images all runs have.
+
+    Args:
+        runs: that are compared.
+        records: of one split of each.
+
+    Raises:
+        ValueError: the runs have different classes, or no image in common.
+    """
+    classes = {run.data.class_names for run in runs}
     if len(classes) > 1:
         told = " and ".join(", ".join(names) for names in sorted(classes))
         raise ValueError(f"runs: expected the same classes in all, got {told}. Leave one out.")
-    places = [{one.record.name: i for i, one in enumerate(facts.images)} for facts in runs]
-    shared = [name for name in places[0] if all(name in of_run for of_run in places)]
+    shared = set.intersection(*({record.name for record in of_run} for of_run in records))
     if not shared:
         raise ValueError(
-            f"runs: expected images of {runs[0].split} that all have, got none. Check data.root, "
-            "or give another --split."
+            "runs: expected images that all have, got none. Check data.root, or give another "
+            "--split."
         )
-    return [[of_run[name] for of_run in places] for name in shared]
+    return [record for record in records[0] if record.name in shared]
 
 
 def _notes(runs: Sequence[Facts], names: Sequence[str], shared: int) -> list[str]:
@@ -146,15 +162,8 @@ def _differences(values: Sequence[float | None]) -> list[str]:
 
 def different_settings(runs: Sequence[Facts]) -> list[list[str]]:
     """Return the settings that differ: name, and value in each run."""
-    flat = [
-        {
-            f"{section}.{key}": str(value)
-            for section, settings in to_dict(facts.run.config).items()
-            for key, value in settings.items()
-        }
-        for facts in runs
-    ]
-    rows = [[key, *(settings[key] for settings in flat)] for key in flat[0]]
+    of_runs = [flat(facts.run.config) for facts in runs]
+    rows = [[key, *(str(settings[key]) for settings in of_runs)] for key in of_runs[0]]
     return [row for row in rows if len(set(row[1:])) > 1 and row[0] not in IGNORED]
 
 

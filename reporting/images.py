@@ -36,6 +36,7 @@ PANELS = {
     "prediction": Panel("prediction", pictures.MASK_MIME),
     "truth": Panel("truth", pictures.MASK_MIME),
 }
+COMMON = ("image", "truth")  # panels that are the same for all runs
 
 
 @dataclass(frozen=True)

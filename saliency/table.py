@@ -1,6 +1,7 @@
 """The names of the generators, as saliency.generator has them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +11,7 @@ from datasets.sources import Data
 from saliency import auto, contrast, external, feature, normal, variation
 from saliency.edges import with_pamr
 from saliency.generator import Prepared
+from saliency.surfaces import can_be_halved
 
 GENERATORS = {
     "contrast": contrast.prepare,
@@ -19,6 +21,18 @@ GENERATORS = {
     "external": external.prepare,
     "auto": auto.prepare,
 }
+
+
+def all_generators(
+    settings: SaliencyConfig, data: Data, records: Sequence[Record], device: torch.device
+) -> dict[str, Prepared]:
+    """Prepare each generator that the data allows; arguments as of saliency.generator."""
+    surfaces = [record for record in data.split("fit") if not record.classes]
+    from_surfaces = ("normal", "variation") if can_be_halved(surfaces) else ()
+    return {
+        name: GENERATORS[name](replace(settings, generator=name), data, records, device)
+        for name in ("contrast", "feature", *from_surfaces)
+    }
 
 
 def make_generator(

@@ -263,8 +263,8 @@ def test_runs_that_cannot_be_compared_are_refused(reported, tmp_path):
         report.main([str(reported)])
     with pytest.raises(FileNotFoundError, match="expected a run folder, got none"):
         report.main([str(reported), str(tmp_path)])
-    with pytest.raises(ValueError, match="--sheet: expected no such flag with runs to compare"):
-        report.main([str(reported), str(reported), "--sheet"])
+    with pytest.raises(ValueError, match="--generators: expected no such flag with runs to comp"):
+        report.main([str(reported), str(reported), "--generators"])
     other = Path(shutil.copytree(reported, tmp_path / "other"))
     table = (reported.parent / "parts/table.csv").read_text().replace("dent,mask", "dint,mask")
     (tmp_path / "table.csv").write_text(table)

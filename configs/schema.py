@@ -78,7 +78,7 @@ class DataConfig:
     mask_level: Annotated[int, Field(ge=0, le=255)] = 128
     """folder, csv: grey level of a mask from which a pixel is a defect; 0 = class indices."""
     annotations: str = ""
-    """COCO file with masks, for any source. A relative path may lie under data.root."""
+    """Masks for any source: COCO or Label Studio file, LabelMe folder; may lie under data.root."""
     prefix: str = ""
     """authors: prefix of the folders of images and masks, as r in rJPEGImages."""
 

@@ -96,6 +96,50 @@ def of_run_lengths(counts: Sequence[int] | str | bytes, size: Size) -> np.ndarra
     return np.repeat(values, lengths).reshape(size[::-1]).T
 
 
+def of_packed_runs(packed: bytes, size: Size) -> np.ndarray:
+    """Return (H, W) bool of the runs of a brush of Label Studio, where it covers half a pixel.
+
+    They are runs of the bytes of an RGBA picture, row by row, of which the last one, alpha, says
+    what is painted. Lengths and bytes are numbers of so many bits as the head says: 32 bits count
+    the bytes, 5 give the bits of a byte, less one, and four times 4 the bits of a length, less
+    one. Then a bit says whether a byte is repeated or others follow, 2 choose the bits of the
+    length, less one. https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
+
+    Args:
+        packed: as the file gives it.
+        size: (H, W).
+
+    Raises:
+        ValueError: runs of another picture, or cut off.
+    """
+    bits, place = "".join(f"{byte:08b}" for byte in packed), 0
+
+    def number(length: int) -> int:
+        nonlocal place
+        place += length
+        if place > len(bits):
+            raise ValueError("runs of a brush, got some that are cut off")
+        return int(bits[place - length : place], 2)
+
+    total, per_byte = number(32), number(5) + 1
+    lengths = [number(4) + 1 for _ in range(4)]
+    if total != 4 * size[0] * size[1] or per_byte != 8:
+        raise ValueError(
+            f"runs of {4 * size[0] * size[1]} bytes of 8 bits, got {total} of {per_byte}"
+        )
+    levels = np.zeros(total, np.uint8)
+    done = 0
+    while done < total:
+        repeated = number(1)
+        count = number(lengths[number(2)]) + 1
+        if done + count > total:
+            raise ValueError(f"runs of {total} bytes, got {done + count}")
+        values = number(8) if repeated else [number(8) for _ in range(count)]
+        levels[done : done + count] = values
+        done += count
+    return levels.reshape(*size, 4)[..., 3] >= 128
+
+
 def of_picture(text: str, left_top: Point, size: Size) -> np.ndarray:
     """Return (H, W) bool of a small picture, not 0 where it is painted, laid on an image.
 

@@ -13,7 +13,7 @@ if not __package__:  # run as a file, this folder would hide the standard librar
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from datasets.checks import area_quantiles, check_data, copies_in, count_labels,
 from datasets.files import read_image, read_truth, write_image
 from datasets.pictures import colour_legend, fit_cell, paint_mask
 from datasets.problems import SHOWN, STOPS_TRAINING, problem_list, that_stop
+from datasets.record import Record
 from datasets.record_checks import Facts
-from datasets.sources import Data, draw_warnings, read_data
+from datasets.sources import Data, annotated_in, draw_warnings, read_data
 
 NUM_EXAMPLES = 5
 
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     print(f"{config.data.source}, {config.data.root}\n")
     print(f"{_counts(data)}\nfit is trained on, val is held out; copies count as one picture\n")
+    if config.data.annotations:
+        print(f"{_annotated(annotated_in(data, config.data), config.data.annotations)}\n")
     print(f"{_sizes(facts)}\n{_modes(facts)}\n")
     print(f"{_areas(facts, data.class_names)}\n")
     examples = choose_examples(facts)
@@ -69,6 +72,13 @@ def _counts(data: Data) -> str:
         pictures = len({record.group for record in records})
         rows.append((split, str(len(records)), str(pictures), *map(str, classes), *shares))
     return _table(rows)
+
+
+def _annotated(by_split: Mapping[str, Sequence[Record]], given: str) -> str:
+    """Say how many images have their mask from data.annotations."""
+    names = {record.name for records in by_split.values() for record in records}
+    counts = ", ".join(f"{split} {len(records)}" for split, records in by_split.items())
+    return f"masks from {given}: {len(names)} images ({counts}); they are masks, not labels"
 
 
 def _sizes(facts: Iterable[Facts]) -> str:

@@ -1,30 +1,32 @@
-"""Ground truth that annotation tools draw as outlines: LabelMe files and COCO files.
+"""Ground truth that annotation tools draw: LabelMe files, COCO files, Label Studio's export.
 
-A LabelMe file holds the shapes of one image; a COCO file holds those of many, each image under a
-path of which the last parts must be those of the picture's. Defects go by the names of the classes.
-Where two overlap, the later one is on top. COCO's crowd regions are defects like all others, as
-some tools mark every painted region so.
+A LabelMe file holds the shapes of one image; the others hold those of many, each image under a path
+that must end the picture's. Defects go by the names of the classes. Where two overlap, the later
+one is on top. COCO's crowd regions are defects like all others, as some tools mark every painted
+region so.
 """
 
 import functools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel
 
 from datasets import areas
+from datasets.annotations import PathEnds, Side, check_size, checked, read_json
 from datasets.areas import Coordinate, Point, Size
+from datasets.label_studio import LabelStudioFile, index
 from datasets.record import BACKGROUND
 
 CIRCLE_CORNERS = 64
 
+KINDS = "a LabelMe file (shapes), a COCO file (images) or Label Studio's export (a list)"
+
 Id = int | str
-Side = Annotated[int, Field(ge=1)]
 
 
 class Shape(BaseModel):
@@ -32,8 +34,8 @@ class Shape(BaseModel):
 
     label: str
     points: list[Point]
-    shape_type: Literal["polygon", "rectangle", "circle", "mask"] = "polygon"
-    mask: str = ""
+    shape_type: Literal["polygon", "rectangle", "oriented_rectangle", "circle", "mask"] = "polygon"
+    mask: str | None = None  # null where another shape is meant
 
     def area(self, size: Size) -> np.ndarray:
         """Return (H, W) bool of what the shape covers."""
@@ -41,11 +43,11 @@ class Shape(BaseModel):
         if len(self.points) < needed:
             raise ValueError(f"{needed} points of a {self.shape_type}, got {len(self.points)}")
         if self.shape_type == "mask":
-            return areas.of_picture(self.mask, self.points[0], size)
+            return areas.of_picture(self.mask or "", self.points[0], size)
         return areas.of_polygons([self._corners()], size)
 
     def _corners(self) -> list[Point]:
-        if self.shape_type == "polygon":
+        if self.shape_type in ("polygon", "oriented_rectangle"):
             return self.points
         first, last = self.points[0], self.points[-1]
         if self.shape_type == "rectangle":
@@ -61,6 +63,13 @@ class LabelMe(BaseModel):
     shapes: list[Shape]
     imageHeight: Side  # noqa: N815
     imageWidth: Side  # noqa: N815
+    imagePath: str | None = None  # noqa: N815
+
+    def drawn(self, picture: Path, size: Size) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield name of class and (H, W) bool of each shape, in order; errors as of `CocoFile`."""
+        check_size((self.imageHeight, self.imageWidth), size)
+        for shape in self.shapes:
+            yield shape.label, shape.area(size)
 
 
 class CocoImage(BaseModel):
@@ -108,26 +117,67 @@ class Polygons(BaseModel):
     polygons: list[list[Coordinate]]
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
 @dataclass(frozen=True)
 class CocoFile:
-    """What a COCO file says of each image, found by file name."""
+    """What a COCO file says of each image."""
 
-    images: dict[str, list[tuple[PurePosixPath, CocoImage]]]  # file name -> path, image
-    annotations: dict[Id, list[CocoAnnotation]]  # by image id
+    images: PathEnds
+    entries: list[CocoImage]  # by the number of the image
+    annotations: dict[Id, list[CocoAnnotation]]  # by the id of the image
     categories: dict[Id, str]
 
-    def image_of(self, picture: Path) -> CocoImage | None:
-        """Return the entry whose path ends the picture's, the longest if several do, or None."""
-        parts = picture.parts
-        ends = [
-            (len(path.parts), i)
-            for i, (path, _) in enumerate(self.images.get(picture.name, ()))
-            if path.parts == parts[-len(path.parts) :]
-        ]
-        return self.images[picture.name][max(ends)[1]][1] if ends else None
+    def drawn(self, picture: Path, size: Size) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield name of class and (H, W) bool of each annotation of an image, in order.
+
+        Raises:
+            ValueError: "<expected>, got <got>"; no such image, or a faulty annotation.
+        """
+        number = self.images.number_of(picture)
+        if number is None:
+            raise ValueError(f"an entry of {picture.name}, got none")
+        image = self.entries[number]
+        check_size((image.height, image.width), size)
+        for annotation in self.annotations.get(image.id, ()):
+            if annotation.category_id not in self.categories:
+                raise ValueError(f"a category of id {annotation.category_id!r}, got none")
+            area = _coco_area(annotation.segmentation, size)
+            yield self.categories[annotation.category_id], area
+
+
+class Annotated(NamedTuple):
+    """The images that an annotation file, or a folder of such files, has masks of.
+
+    Attributes:
+        kind: COCO, Label Studio or LabelMe.
+        images: how their paths end.
+        files: the file of each.
+    """
+
+    kind: str
+    images: PathEnds
+    files: list[Path]
+
+
+def read_annotated(path: Path) -> Annotated:
+    """List the images of a COCO file, a Label Studio file or a folder of LabelMe files.
+
+    No outline is looked at.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without one.
+        ValueError: another file.
+    """
+    if path.is_dir():
+        files = sorted(path.rglob("*.json"))
+        if not files:
+            raise FileNotFoundError(
+                f"{path}: expected LabelMe files (.json), found none. Correct data.annotations."
+            )
+        return Annotated("LabelMe", PathEnds([_image_path(file) for file in files]), files)
+    if isinstance(content := _read(path), LabelMe):
+        return Annotated("LabelMe", PathEnds([_image_path(path)]), [path])
+    kind = "COCO" if isinstance(content, CocoFile) else "Label Studio"
+    return Annotated(kind, content.images, [path] * len(content.images.paths))
 
 
 def read_outlines(path: Path, picture: Path, size: Size, class_names: Sequence[str]) -> np.ndarray:
@@ -136,8 +186,8 @@ def read_outlines(path: Path, picture: Path, size: Size, class_names: Sequence[s
     What lies outside of the image is cut off.
 
     Args:
-        path: LabelMe or COCO file.
-        picture: the image, by which its shapes are found in a COCO file.
+        path: LabelMe, COCO or Label Studio file.
+        picture: the image, by which its shapes are found in a file of several.
         size: (H, W) of the image.
         class_names: mask value k + 1 goes by the name k.
 
@@ -146,107 +196,71 @@ def read_outlines(path: Path, picture: Path, size: Size, class_names: Sequence[s
         ValueError: not such a file, an image or a name that it does not know, an image of another
             size, or no area.
     """
-    content = _read_json(path)
-    coco = None if "shapes" in content else read_coco(path)
+    content = _read(path)
     truth = np.full(size, BACKGROUND, np.uint8)
     try:
-        drawn = _coco(coco, picture, size) if coco else _labelme(content, size)
-        for name, area in drawn:
+        for name, area in content.drawn(picture, size):
             if name not in class_names:
                 raise ValueError(f"names of {', '.join(class_names)}, got {name!r}")
             truth[area] = class_names.index(name) + 1
     except ValueError as error:
-        raise ValueError(f"{path}: expected {error}. Correct the annotation.") from error
+        raise ValueError(
+            f"{path}: expected {error}. Correct the annotation of {picture}."
+        ) from error
     return truth
 
 
-def read_coco(path: Path) -> CocoFile:
-    """Index a COCO file by image.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a COCO file.
-    """
-    return _index_coco(path, path.stat().st_mtime_ns if path.is_file() else 0)
+def _read(path: Path) -> LabelMe | CocoFile | LabelStudioFile:
+    """Read an annotation file; of what kind it is its content tells."""
+    return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 @functools.lru_cache(maxsize=4)
-def _index_coco(path: Path, changed: int) -> CocoFile:
+def _read_once(path: Path, changed: int) -> LabelMe | CocoFile | LabelStudioFile:
+    content = read_json(path)
     try:
-        content = _checked(Coco, _read_json(path), "a LabelMe file (shapes) or a COCO file")
+        if isinstance(content, list):
+            return index(content)
+        if not isinstance(content, dict):
+            raise ValueError(f"{KINDS}, got a {type(content).__name__}")
+        if "shapes" in content:
+            return checked(LabelMe, content, "a LabelMe file")
+        return _index_coco(checked(Coco, content, KINDS))
     except ValueError as error:
         raise ValueError(f"{path}: expected {error}. Export it again.") from error
-    images: dict[str, list] = {}
-    for image in content.images:
-        file = PurePosixPath(image.file_name.replace("\\", "/"))
-        file = PurePosixPath(*(part for part in file.parts if part != "."))
-        images.setdefault(file.name, []).append((file, image))
+
+
+def _image_path(path: Path) -> str:
+    """Return which image a LabelMe file says it is of.
+
+    Raises:
+        ValueError: not a LabelMe file, or one that does not say it.
+    """
+    content = _read(path)
+    if isinstance(content, LabelMe) and content.imagePath:
+        return content.imagePath
+    raise ValueError(
+        f"{path}: expected a LabelMe file with an imagePath, got another file. Correct "
+        "data.annotations, or remove the file."
+    )
+
+
+def _index_coco(content: Coco) -> CocoFile:
     annotations: dict[Id, list] = {}
     for annotation in content.annotations:
         annotations.setdefault(annotation.image_id, []).append(annotation)
-    return CocoFile(images, annotations, {c.id: c.name for c in content.categories})
-
-
-def _labelme(content: dict[str, Any], size: Size) -> Iterator[tuple[str, np.ndarray]]:
-    file = _checked(LabelMe, content, "a LabelMe file")
-    _check_size((file.imageHeight, file.imageWidth), size)
-    for shape in file.shapes:
-        yield shape.label, shape.area(size)
-
-
-def _coco(coco: CocoFile, picture: Path, size: Size) -> Iterator[tuple[str, np.ndarray]]:
-    image = coco.image_of(picture)
-    if image is None:
-        raise ValueError(f"an entry of {picture.name}, got none")
-    _check_size((image.height, image.width), size)
-    for annotation in coco.annotations.get(image.id, ()):
-        if annotation.category_id not in coco.categories:
-            raise ValueError(f"a category of id {annotation.category_id!r}, got none")
-        yield coco.categories[annotation.category_id], _coco_area(annotation.segmentation, size)
+    images = PathEnds(image.file_name for image in content.images)
+    categories = {category.id: category.name for category in content.categories}
+    return CocoFile(images, content.images, annotations, categories)
 
 
 def _coco_area(segmentation: Any, size: Size) -> np.ndarray:
     if isinstance(segmentation, dict):
-        packed = _checked(RunLengths, segmentation, "run lengths")
+        packed = checked(RunLengths, segmentation, "run lengths")
         if packed.size != size:
             raise ValueError(f"run lengths of size {size}, got {packed.size}")
         return areas.of_run_lengths(packed.counts, size)
-    polygons = _checked(Polygons, {"polygons": segmentation}, "outlines").polygons
+    polygons = checked(Polygons, {"polygons": segmentation}, "outlines").polygons
     if odd := [polygon for polygon in polygons if len(polygon) % 2]:
         raise ValueError(f"pairs of x and y, got {odd[0][:7]}")
     return areas.of_polygons([[*zip(p[::2], p[1::2], strict=True)] for p in polygons], size)
-
-
-def _check_size(said: Size, size: Size) -> None:
-    if said != size:
-        raise ValueError(f"the size of the picture, {size}, got {said}")
-
-
-def _checked(schema: type[Schema], content: Any, what: str) -> Schema:
-    """Return content as a schema says it.
-
-    Raises:
-        ValueError: "<what> ..., got ..." of the first fault.
-    """
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        got = "" if fault["type"] == "missing" else f": {fault['input']!r:.40}"
-        raise ValueError(f"{what}, got at {where}{got} ({fault['msg']})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: expected an annotation file, found none.") from error
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers of 4,300 digits
-        raise ValueError(f"{path}: expected JSON, got: {error}. Export it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path}: expected a LabelMe file (shapes) or a COCO file (images, annotations, "
-            f"categories), got a {type(content).__name__}. Export it again."
-        )
-    return content

@@ -122,6 +122,7 @@ def _check_mask(
     unseen = [class_names[k] for k in record.classes if k not in areas]
     sizes = [] if truth.shape == size else [f"{_size(truth.shape)}, image {_size(size)}"]
     expected = f"expected 0..{len(class_names)} and {IGNORE}, got "
+    where = f"{record.mask}, {record.name}" if record.mask_names else f"{record.mask}"
     checks = (
         ("unknown mask value", expected, unknown),
         ("mask of another size than its image", "", sizes),
@@ -129,7 +130,7 @@ def _check_mask(
         ("mask content without label", "", surplus),
     )
     problems = [
-        Problem(kind, f"{record.mask}: {start}{', '.join(what[:SHOWN])}", (record.image,))
+        Problem(kind, f"{where}: {start}{', '.join(what[:SHOWN])}", (record.image,))
         for kind, start, what in checks
         if what
     ]

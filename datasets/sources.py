@@ -22,7 +22,7 @@ from datasets.layouts.neu_seg import read_neu_seg
 from datasets.layouts.sample import read_sample
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
-from datasets.outlines import read_coco
+from datasets.outlines import read_annotated
 from datasets.problems import Problem, Refused
 from datasets.record import Record, check_num_classes, spread
 from datasets.sample import write_sample
@@ -211,25 +211,45 @@ def _read_develop(given: str, splits: Splits) -> frozenset[str]:
     return frozenset(names) & {record.name for record in splits["train"]}
 
 
+def annotated_in(data: Data, settings: DataConfig) -> dict[str, list[Record]]:
+    """Return the records of each split whose masks data.annotations holds; none without it."""
+    if not settings.annotations:
+        return {}
+    path = find_file(settings.annotations, Path(settings.root).expanduser())
+    return {
+        split: [r for r in records if r.mask and r.mask_names and r.mask.is_relative_to(path)]
+        for split, records in data.splits.items()
+    }
+
+
 def _annotate(splits: Splits, path: Path, class_names: Sequence[str]) -> Splits:
-    """Take the masks of all images that a COCO file lists from there; no outline is looked at.
+    """Take the masks of all images that annotation files list from there; none is drawn.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a COCO file, or one that lists none of the images.
+        ValueError: another file, one that lists none of the images, or entries that are of several.
     """
-    coco = read_coco(path)
+    listed = read_annotated(path)
+    taken: dict[int, Record] = {}
 
     def annotated(record: Record) -> Record:
-        if coco.image_of(record.image) is None:
+        number = listed.images.number_of(record.image)
+        if number is None:
             return record
-        return replace(record, mask=path, mask_level=None, mask_names=tuple(class_names))
+        if (other := taken.setdefault(number, record)).name != record.name:
+            raise ValueError(
+                f"{path}: expected paths that tell the images apart, got "
+                f"{listed.images.paths[number]!r} for {other.image} and {record.image}. Give it "
+                "with its folders."
+            )
+        file = listed.files[number]
+        return replace(record, mask=file, mask_level=None, mask_names=tuple(class_names))
 
     replaced = {name: tuple(map(annotated, records)) for name, records in splits.items()}
-    if replaced == splits:
+    if not taken:
         raise ValueError(
             f"{path}: expected file names of the images, got none of them. Correct "
-            "data.annotations, or the file_name of its images."
+            f"data.annotations, or the paths of its {len(listed.files)} images ({listed.kind})."
         )
     return replaced
 

@@ -178,6 +178,6 @@ def refuse_missing(paths: Sequence[Path], listed_in: Path) -> None:
 
 
 def find_file(given: str, root: Path) -> Path:
-    """Return the path of a file a setting names: relative to `root`, else as it stands."""
+    """Return the path of what a setting names: relative to `root`, else as it stands."""
     below = root / Path(given).expanduser()
-    return below if below.is_file() else Path(given).expanduser()
+    return below if below.exists() else Path(given).expanduser()

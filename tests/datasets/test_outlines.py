@@ -187,12 +187,12 @@ def test_faulty_files_are_named(tmp_path):
     image = picture(tmp_path / "parts/dent/a.png")
     with pytest.raises(FileNotFoundError, match=r"a\.json: expected an annotation file"):
         read_outlines(tmp_path / "a.json", image, SIZE, NAMES)
-    for text, message in (("{", "expected JSON"), ("[]", "a LabelMe file .* got a list")):
+    for text, message in (("{", "expected JSON"), ("3", "a LabelMe file .* got a int")):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_outlines(tmp_path / "a.json", image, SIZE, NAMES)
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(ValueError, match="or a COCO file, got at images .Field required"):
+    with pytest.raises(ValueError, match="a COCO file .* got at images .Field required"):
         read_outlines(tmp_path / "a.json", image, SIZE, NAMES)
     file = coco(tmp_path / "b.json", {1: "x.png"}, [])
     with pytest.raises(ValueError, match=r"b\.json: expected an entry of a\.png, got none"):

@@ -27,7 +27,7 @@ from datasets.files import (
 )
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
-from datasets.outlines import read_outlines
+from datasets.outlines import read_annotated, read_outlines
 from models.backbones import read_state_dict
 from released.arrays import read_released_cam, read_released_labels, read_released_list
 from runfolder.checkpoint import load_checkpoint, save_checkpoint
@@ -143,6 +143,16 @@ def readers(folder: Path) -> dict[str, Reader]:
         ),
         "LabelMe": Reader("a.json", [_json(_labelme())], outlines, is_mask, (_labelme(), _json)),
         "COCO": Reader("a.json", [_json(_coco(mask))], outlines, is_mask, (_coco(mask), _json)),
+        "Label Studio": Reader(
+            "a.json", [_json(_label_studio())], outlines, is_mask, (_label_studio(), _json)
+        ),
+        "LabelMe folder": Reader(
+            "folder/a.json",
+            [_json(_labelme() | {"imagePath": "../a.png"})],
+            lambda p: read_annotated(p.parent).images.number_of(Path("a.png")),
+            any_value,
+            (_labelme() | {"imagePath": "../a.png"}, _json),
+        ),
         "released CAM": Reader("c.npy", [npy], read_released_cam, is_cam, (arrays, _npy)),
         "released labels": Reader(
             "l.npy",
@@ -198,7 +208,13 @@ def readers(folder: Path) -> dict[str, Reader]:
 
 def prepare(folder: Path) -> None:
     """Write what readers find beside their file."""
-    for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+    for name in (
+        "JPEGImages",
+        "Annotations",
+        "SegmentationClass",
+        "ImageSets/Segmentation",
+        "folder",
+    ):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("a.png", "b.png", "JPEGImages/a.jpg"):
         write_image(folder / name, np.zeros((*SIZE, 3), np.uint8))
@@ -244,6 +260,32 @@ def _coco(mask: np.ndarray) -> dict[str, Any]:
     image = {"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}
     categories = [{"id": 7, "name": "dent"}]
     return {"images": [image], "annotations": annotations, "categories": categories}
+
+
+def _label_studio() -> list[dict[str, Any]]:
+    """Return a task with a region of each shape, the last of which covers the image."""
+    runs = "".join(f"{length - 1:04b}" for length in (3, 4, 8, 16))
+    runs = f"{4 * SIZE[0] * SIZE[1]:032b}{7:05b}{runs}"
+    runs += f"111{4 * SIZE[0] * SIZE[1] - 1:016b}{255:08b}"
+    brush = [int(f"{runs[i : i + 8]:0<8}", 2) for i in range(0, len(runs), 8)]
+    about = {"original_height": SIZE[0], "original_width": SIZE[1], "image_rotation": 0}
+    box = {"x": 10, "y": 20.5, "width": 30, "height": 5, "rotation": 12.5}
+    oval = {"x": 50, "y": 50, "radiusX": 5, "radiusY": 9.5, "rotation": 0}
+    shapes = {
+        "polygonlabels": {"points": [[1.5, 2.0], [20.0, 2.5], [10.0, 30.0]], "closed": True},
+        "rectanglelabels": box,
+        "ellipselabels": oval,
+        "brushlabels": {"format": "rle", "rle": brush},
+    }
+    result = [
+        {"type": kind, **about, "value": {**value, kind: ["dent"]}}
+        for kind, value in shapes.items()
+    ]
+    annotation = {"result": result, "was_cancelled": False, "updated_at": "2026-01-02T03:04:05Z"}
+    older = {"result": [], "created_at": "2026-01-01T03:04:05.123456Z"}
+    return [
+        {"data": {"image": "/data/upload/1/1a2b3c4d-a.png"}, "annotations": [older, annotation]}
+    ]
 
 
 def _json(content: Any) -> bytes:

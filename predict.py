@@ -15,10 +15,15 @@ found. What is ok has an empty mask, but for --keep-all. Without held-out images
 defective if its mask shows anything.
 
 writes TO/masks/<name>.png (mask values, VOC palette), TO/overlays/<name>.jpg, TO/json/<name>.json
-(verdict, scores, areas, objects with box and contours) and TO/summary.csv; with --format coco also
-TO/coco.json (run lengths, exact) and with --format coco-polygons TO/coco_polygons.json (outlines
-through the centres of the border pixels, holes filled), as pre-annotations for CVAT or Label
-Studio. A picture that cannot be read is named at the end, after all others are done.
+(verdict, scores, areas, objects with box and contours) and TO/summary.csv. --format adds files for
+annotation tools, which the masks can be corrected with (docs/annotation.md):
+
+  coco            TO/coco.json, run lengths
+  coco-polygons   TO/coco_polygons.json, outlines along the edges of pixels; for CVAT
+  label-studio    TO/label_studio.json, the same outlines, and the interface, label_studio.xml
+  labelme         TO/labelme/<name>.json, the same outlines
+
+A picture that cannot be read is named at the end, after all others are done.
 
   python predict.py --watch incoming/ --run runs/neu_seg
 
@@ -31,9 +36,8 @@ import csv
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -50,8 +54,8 @@ from datasets.pictures import paint_mask
 from datasets.record import Record
 from execution import ranks
 from execution.progress import progress
+from inference.annotations import FORMATS, Annotated, entry_of, write_annotations
 from inference.images import load_pictures
-from inference.objects import COCO_FORMATS, coco_annotation, coco_content
 from inference.predictor import Predictor, load_run
 from inference.results import Options, Result
 from inference.watching import new_pictures
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(**flags | {"threshold": thresholds_of(args.threshold)})
     to = Path(args.to) if args.to else Path(args.run) / "predicted"
     problems: dict[str, str] = {}
-    records = [] if args.watch else _without_outputs(find_images(args.images, problems), to)
+    below = {} if args.watch else _without_outputs(find_images(args.images, problems), to)
     device = ranks.join(select_device(args.device))
     run = load_run(args.run, device, options)
     if args.watch:
@@ -78,21 +82,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     # Each image's files.
-    records = ranks.part(records, run.batch_size)
+    records = ranks.part(list(below), run.batch_size)
     results = run.over(load_pictures(records, problems=problems))
-    done: list[tuple[list, dict[str, Any], dict[str, list]]] = []
+    done: list[tuple[list, Annotated]] = []
     for result in progress(results, "predict", len(records)):
         row = write_outputs(result, run, to)
-        height, width = result.mask.shape
-        image = {"file_name": str(result.record.image), "height": height, "width": width}
-        annotated = {
-            form: [
-                coco_annotation(found, result.mask.shape, form, run.class_names)
-                for found in result.objects
-            ]
+        record, size = result.record, result.mask.shape
+        entries = {
+            form: [entry_of(one, size, form, run.class_names) for one in result.objects]
             for form in args.format
         }
-        done.append((row, image, annotated))
+        done.append((row, Annotated(record.name, record.image, below[record], size, entries)))
 
     # The files of all images.
     done = sum(ranks.gathered(done), [])
@@ -100,11 +100,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         problems |= of_rank
     if not ranks.is_first():
         return
-    images = [image for _, image, _ in done]
+    annotated = [image for _, image in done]
     for form in args.format:
-        annotated = [of_image[form] for _, _, of_image in done]
-        write_json(to / COCO_FORMATS[form], coco_content(images, annotated, run.class_names))
-    summary = [row for row, _, _ in done]
+        model = f"STAC {Path(args.run).resolve().name}"
+        file = write_annotations(form, annotated, run.class_names, to, model)
+        print(f"wrote {file} ({form})")
+    summary = [row for row, _ in done]
     write_csv(to / "summary.csv", [heads(run), *summary])
     print(f"wrote masks, overlays, json and summary.csv of {len(summary)} images to {to}/")
     counts = Counter(row[1] for row in summary)
@@ -184,8 +185,8 @@ def watch(run: Predictor, folder: Path, to: Path) -> None:
         print(f"{len(seconds)} pictures, {middle:.0f} ms each (median), 95 % within {high:.0f} ms")
 
 
-def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
-    """Return a record of every picture, named by its path below the folder that was given.
+def find_images(given: Sequence[str], problems: dict[str, str]) -> dict[Record, PurePosixPath]:
+    """Return a record of every picture with its path below the folder that was given, its name too.
 
     Args:
         given: pictures, folders, patterns.
@@ -196,6 +197,7 @@ def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
         ValueError: two pictures would get one name.
     """
     records: dict[str, Record] = {}
+    below: dict[str, PurePosixPath] = {}
     for entry in given:
         for file, relative in list_images(entry):
             name = "_".join(relative.with_suffix("").parts)
@@ -211,17 +213,20 @@ def find_images(given: Sequence[str], problems: dict[str, str]) -> list[Record]:
                     "Predict their folders one by one, or give the folder above both."
                 )
             records[name] = record
-    return list(records.values())
+            below[name] = PurePosixPath(relative.as_posix())
+    return {record: below[name] for name, record in records.items()}
 
 
-def _without_outputs(records: Sequence[Record], to: Path) -> list[Record]:
+def _without_outputs(
+    records: Mapping[Record, PurePosixPath], to: Path
+) -> dict[Record, PurePosixPath]:
     """Leave out the masks and overlays that earlier calls wrote to this folder."""
     written = [(to / folder).resolve() for folder in ("masks", "overlays")]
-    kept = [
-        record
-        for record in records
+    kept = {
+        record: below
+        for record, below in records.items()
         if not any(record.image.resolve().is_relative_to(folder) for folder in written)
-    ]
+    }
     if not kept:
         raise ValueError(
             f"{to}: expected images from elsewhere, got only masks and overlays of --to. Correct "
@@ -263,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--run", required=True, metavar="DIR", help="folder of the run whose models are used")
     add("--to", metavar="DIR", help="where to write (default: predicted/ in the run's folder); its "
         "masks/ and overlays/ are never read as images")  # fmt: skip
-    add("--format", nargs="+", choices=tuple(COCO_FORMATS), default=[], help="further files")
+    add("--format", nargs="+", choices=FORMATS, default=[], help="also for annotation tools")
     add("--min-area", type=int, metavar="PX", help="leave out smaller objects; 0 keeps all "
         "(default: learnt from the pseudo labels, for each class)")  # fmt: skip
     add("--max-false-alarm", type=share, default=0.05, metavar="SHARE", help="of good images that "

@@ -44,7 +44,8 @@ def list_images(given: str) -> list[tuple[Path, Path]]:
     """Return the pictures at a path, each with its path below the folder that was given.
 
     Args:
-        given: a picture, a folder (with all below it) or a pattern, which may begin with ~.
+        given: a picture, a folder (with all below it) or a pattern, which may begin with ~; the
+            folder of a pattern is what stands before its first wildcard.
 
     Raises:
         FileNotFoundError: there is none.
@@ -57,7 +58,8 @@ def list_images(given: str) -> list[tuple[Path, Path]]:
     else:
         pattern = str(path.relative_to(path.anchor))
         matches = sorted(Path(path.anchor or ".").glob(pattern))
-        files = [(file, Path(file.name)) for file in matches]
+        folder = Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts))
+        files = [(file, file.relative_to(folder)) for file in matches]
     files = [(f, r) for f, r in files if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise FileNotFoundError(

@@ -13,9 +13,9 @@ from datasets.areas import Point, Size
 from datasets.outlines import LabelMe
 from datasets.record import BACKGROUND
 from demonstration.views import MOST_OBJECTS, View
+from inference.annotations import LABELME_VERSION
 from inference.results import Result
 
-LABELME_VERSION = "5.5.0"  # the file's form; it has shapes of pixels since 5.2
 MOST_POLYGONS, MOST_CORNERS = 1000, 10_000
 
 

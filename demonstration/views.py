@@ -1,13 +1,15 @@
 """What the page says of a kept result, for each position of its sliders."""
 
-from typing import Annotated, Any
+from pathlib import PurePosixPath
+from typing import Annotated as Typed
+from typing import Any
 
 import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from demonstration.kept import SIDE, Shown
-from inference.objects import coco_annotation, coco_content
+from inference.annotations import Annotated, coco_page, entry_of
 from inference.predictor import Predictor
 from inference.results import Result
 from reporting.pictures import MASK_MIME, data_uri, mask_bytes
@@ -26,8 +28,8 @@ class View(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    min_area: Annotated[int, Field(ge=0)] | None = None
+    threshold: Typed[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    min_area: Typed[int, Field(ge=0)] | None = None
     keep_all: bool = False
 
 
@@ -65,12 +67,10 @@ def layer_of(mask: np.ndarray, num_classes: int) -> str:
 
 def coco_of(run: Predictor, result: Result) -> dict[str, Any]:
     """Return the COCO file of one image, with run lengths."""
-    height, width = result.mask.shape
-    image = {"file_name": result.record.image.name, "height": height, "width": width}
-    annotated = [
-        coco_annotation(one, (height, width), "coco", run.class_names) for one in result.objects
-    ]
-    return coco_content([image], [annotated], run.class_names)
+    file, size, names = result.record.image, result.mask.shape, run.class_names
+    entries = [entry_of(one, size, "coco", names) for one in result.objects]
+    image = Annotated(file.stem, file, PurePosixPath(file.name), size, {"coco": entries})
+    return coco_page("coco", [image], names)
 
 
 def _why(run: Predictor, result: Result) -> str:

@@ -1,6 +1,7 @@
 """The files that stac_onnx.py reads and writes: pictures in, masks and JSON out."""
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def list_images(given: Sequence[str], to: Path) -> Iterator[tuple[str, Path]]:
             files = [(path, Path(path.name))]
         elif not path.is_dir():
             matches = Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
-            files = [(file, Path(file.name)) for file in sorted(matches)]
+            fixed = Path(*itertools.takewhile(lambda p: not set(p) & set("*?["), path.parts))
+            files = [(file, file.relative_to(fixed)) for file in sorted(matches)]
         files = [(f, r) for f, r in files if f.is_file() and f.suffix.lower() in SUFFIXES]
         if not files:
             raise FileNotFoundError(f"{entry}: expected pictures, found none. Correct the path.")

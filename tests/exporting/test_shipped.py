@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datasets.files import read_image, voc_palette, write_mask
+from datasets.files import list_images, read_image, voc_palette, write_mask
 from datasets.transforms import as_image, eval_transform
 from exporting.compared import shipped
 from inference.segment import Segmenter, shifted
@@ -219,3 +219,24 @@ def test_what_is_no_picture_is_a_clear_error(tmp_path):
         list(files.list_images([str(tmp_path / "x"), str(tmp_path / "y")], tmp_path / "to"))
     found = dict(files.list_images([str(tmp_path)], tmp_path / "to"))
     assert list(found) == ["a", "x_a", "y_a"]
+
+
+def test_pictures_of_patterns_are_named_below_what_stands_before_the_wildcard(
+    tmp_path, monkeypatch
+):
+    for name in ("x/1/a.png", "x/2/a.png", "x/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "x")
+    for pattern, expected in (
+        (f"{tmp_path}/x/*/a.png", ["1/a.png", "2/a.png"]),
+        (f"{tmp_path}/x/**/[ab].png", ["1/a.png", "2/a.png", "b.png"]),
+        ("../x/?/*", ["1/a.png", "2/a.png"]),
+        ("*.png", ["b.png"]),
+        ("2/*.png", ["a.png"]),
+        ("b.png", ["b.png"]),
+    ):
+        below = [relative.as_posix() for _, relative in list_images(pattern)]
+        assert below == expected, pattern
+        names = [name for name, _ in files.list_images([pattern], tmp_path / "to")]
+        assert names == [path.removesuffix(".png").replace("/", "_") for path in below]

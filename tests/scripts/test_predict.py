@@ -71,10 +71,12 @@ def test_masks_objects_and_coco_files_say_the_same(run, photos, tmp_path):
     coco = COCO(to / "coco.json")
     outlined = COCO(to / "coco_polygons.json")
     assert len(coco.anns) == sum(len(page["objects"]) for page in pages.values()) >= 3
+    below = ["a.png", "deep/b.JPG", "deep/down/c.bmp"]
+    assert [image["file_name"] for image in coco.imgs.values()] == below
     for image in coco.imgs.values():
-        name = {page["image"]: name for name, page in pages.items()}[image["file_name"]]
+        name = image["file_name"].split(".")[0].replace("/", "_")
         page, mask = pages[name], read_mask(to / f"masks/{name}.png", len(CLASSES))
-        assert mask.shape == read_image(image["file_name"]).shape[:2]
+        assert mask.shape == read_image(photos / image["file_name"]).shape[:2]
         assert mask.shape == (page["height"], page["width"])
         assert read_image(to / f"overlays/{name}.jpg").shape[:2] == mask.shape
         drawn = np.zeros_like(mask)
@@ -87,6 +89,7 @@ def test_masks_objects_and_coco_files_say_the_same(run, photos, tmp_path):
             assert (y, y + height - 1) == (rows.min(), rows.max())
             assert not drawn[pixels].any()
             drawn[pixels] = one["category_id"]
+            np.testing.assert_array_equal(outlined.annToMask(outlined.anns[one["id"]]), pixels)
         np.testing.assert_array_equal(drawn, mask)
         areas = [int((mask == k + 1).sum()) for k in range(len(CLASSES))]
         assert list(page["areas_px"].values()) == areas

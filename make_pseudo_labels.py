@@ -11,6 +11,9 @@ saliency maps ("agreement") or the one that splits its values best ("class", Ots
 all classes together ("auto"); or pseudo_label.threshold ("fixed"). Where CAMs are weighted by
 saliency, the thresholds of the CAMs alone (agreement) are found too, for new images, which have no
 saliency map.
+With --masks, images of `fit` that data.annotations holds get their mask from there. That is no
+longer image labels alone: meta.json names these images, no evaluation scores them, and every result
+that follows says how many masks were used.
 """
 
 import dataclasses
@@ -23,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from configs.command_line import run_stage, stage_parser
-from datasets.files import read_mask, write_json, write_mask
+from datasets.files import read_mask, read_truth, write_json, write_mask
 from datasets.image_maps import require_files
 from datasets.record import BACKGROUND, IGNORE, Record
+from datasets.sources import annotated_in
 from execution import ranks
 from execution.cores import on_cores
 from execution.progress import progress
@@ -85,14 +89,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="train, val or test (default: train, val and, if their CAMs are there, test); "
         "thresholds always come from train",
     )
+    parser.add_argument(
+        "--masks",
+        action="store_true",
+        help="train the second stage on the masks of data.annotations too, where it has some",
+    )
     args = parser.parse_args(argv)
     run = open_run(args)
+    lent = lent_masks(run) if args.masks else frozenset()
     device = ranks.join(select_device(args.device))
     settings, class_names = run.config.pseudo_label, run.data.class_names
 
     # The CAMs.
     cam_meta = run.read_cam_meta(settings.cam_type, "given")
-    masked = masked_in(cam_meta, read_meta(run.saliency_dir, SaliencyMeta))
+    masked = sorted({*masked_in(cam_meta, read_meta(run.saliency_dir, SaliencyMeta)), *lent})
     cams = RefinedCams(run, device, with_saliency=True)
     splits = args.split or default_splits(run, cams.cam_dir)
     made_by = ("the CAMs with given labels", "make_cams.py with given among cam.labels")
@@ -112,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     meta = MaskMeta(dataclasses.asdict(settings), {"thresholds": thresholds}, masked)
     with ranks.first_alone():
         since = begin(run.pseudo_label_dir / "begun.json", dataclasses.asdict(meta))
-    write = partial(write_pseudo_label, cams=cams, thresholds=thresholds, since=since)
+    write = partial(write_pseudo_label, cams=cams, thresholds=thresholds, since=since, lent=lent)
     for split in splits:
         records, summary = ranks.part(run.data.split(split)), Summary()
         counts_of = on_cores(write, records, processes_for(device))
@@ -122,10 +132,29 @@ def main(argv: Sequence[str] | None = None) -> None:
             summary.add(record, counts)
         print(f"{split}: wrote {summary.num_images} pseudo labels to {run.pseudo_label_dir}/")
         print("\n".join(f"  {line}" for line in summary.lines(class_names)))
+    if lent:
+        count = f"{len(lent)} of {len(run.data.split('fit'))} images of fit"
+        print(f"made with the masks of {count}: no longer image labels alone")
     write_meta(run.pseudo_label_dir, meta)
     if ranks.is_first():
         (run.pseudo_label_dir / "begun.json").unlink()
     print(next_step("pseudo_labels", run))
+
+
+def lent_masks(run: Run) -> frozenset[str]:
+    """Return the names of the images of fit whose masks data.annotations holds.
+
+    Raises:
+        ValueError: there are none.
+    """
+    names = {record.name for record in annotated_in(run.data, run.config.data).get("fit", ())}
+    if not names:
+        raise ValueError(
+            f"--masks: expected masks of images of fit in data.annotations, got none in "
+            f"{run.config.data.annotations!r}. Give --set data.annotations=FILE, or leave --masks "
+            "out."
+        )
+    return frozenset(names)
 
 
 def begin(path: Path, meta: dict[str, Any]) -> float:
@@ -188,7 +217,11 @@ def doubted(mask: np.ndarray, classes: Sequence[int], max_area: float = MAX_AREA
 
 
 def write_pseudo_label(
-    record: Record, cams: RefinedCams, thresholds: Sequence[float], since: float
+    record: Record,
+    cams: RefinedCams,
+    thresholds: Sequence[float],
+    since: float,
+    lent: frozenset[str] = frozenset(),
 ) -> np.ndarray:
     """Write the pseudo label of a record, and return its (256,) counts of mask values.
 
@@ -199,8 +232,13 @@ def write_pseudo_label(
         cams: maps that are cut.
         thresholds: of the K classes.
         since: seconds; masks older than that are of other settings.
+        lent: names of the records whose ground truth is taken.
     """
     path = cams.run.pseudo_label_dir / f"{record.name}.png"
+    if record.name in lent:
+        mask = read_truth(record, cams.run.num_classes)
+        write_mask(path, mask)
+        return np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
     files = [file for file in cams.sources(record) if file.is_file()]
     begun = max([since, *(file.stat().st_mtime for file in files)])
     if path.is_file() and path.stat().st_mtime > begun:

@@ -57,7 +57,7 @@ def scored_of(run: Run, asked: Asked) -> Scored | None:
         unfair |= set(saliency.seen_defect_free)
     scored = [r for r in records if r.mask is not None and r.name not in unfair]
     if learnt_from := sum(record.name in unfair for record in records):
-        print(f"{learnt_from} images that the saliency maps were learnt from are not scored.")
+        print(f"{learnt_from} images that the maps were learnt from are not scored.")
     if not scored:
         return None
     _refuse_missing_masks(records, asked.split, run.config)

@@ -93,9 +93,7 @@ def test_images_whose_masks_were_used_are_scored_as_a_bound_alone(run, place, ca
     scored = scored_of(run, ASKED)
     assert names(scored.records) == NAMES[3:]
     assert scored.about["masks_used"] == 3 and "bound" not in scored.about
-    assert (
-        "3 images that the saliency maps were learnt from are not scored" in capsys.readouterr().out
-    )
+    assert "3 images that the maps were learnt from are not scored" in capsys.readouterr().out
     bound = scored_of(run, ASKED._replace(bound=True))
     assert names(bound.records) == NAMES
     assert (bound.about["masks_used"], bound.about["bound"]) == (3, True)

@@ -117,7 +117,7 @@ def test_images_whose_masks_were_used_are_not_scored_and_the_row_says_so(scored,
     assert [row["images"] for row in rows] == [3, 3, 2]
     assert [row["masks_used"] for row in rows] == [1, 1, 1]
     out = capsys.readouterr().out
-    assert "1 images that the saliency maps were learnt from are not scored." in out
+    assert "1 images that the maps were learnt from are not scored." in out
     scored.evaluate("--kind", "saliency", "--split", "test", "--threshold-rule", "auto")
     assert "learnt from" not in capsys.readouterr().out
     assert "given + 1 masks" in results_table(scored.out / "results.jsonl")

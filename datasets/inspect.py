@@ -98,7 +98,7 @@ def _modes(facts: Iterable[Facts]) -> str:
 
 def _areas(facts: Sequence[Facts], class_names: Sequence[str]) -> str:
     if all(one.areas is None for one in facts):
-        return "no usable masks"
+        return "no masks: they are needed to score masks, not to learn"
     rows = [("area in %", "masks", "min", "25 %", "median", "75 %", "max")]
     for k, class_name in enumerate(class_names):
         count, shares = area_quantiles(facts, k)
@@ -121,20 +121,24 @@ def choose_examples(facts: Iterable[Facts]) -> list[Facts]:
 
 
 def _draw(path: Path, examples: Sequence[Facts], class_names: Sequence[str]) -> None:
-    """Write the examples side by side, images above, with the colours of their masks below."""
+    """Write the examples side by side, and below them, if there are any, their masks."""
     columns = []
+    has_masks = any(one.areas is not None for one in examples)
     for one in examples:
         image = read_image(one.record.image)
-        painted = image / 255
+        cells = [image / 255]
         if one.areas is not None:
-            painted = paint_mask(image, read_truth(one.record, len(class_names)))
-        columns.append(np.concatenate([fit_cell(image / 255), fit_cell(painted)]))
+            cells.append(paint_mask(image, read_truth(one.record, len(class_names))))
+        elif has_masks:
+            cells.append(image / 255)
+        columns.append(np.concatenate([fit_cell(cell) for cell in cells]))
     write_image(path, np.concatenate(columns, axis=1))
-    print(f"wrote {path}: images above, with their masks below")
+    print(f"wrote {path}: {'images above, with their masks below' if has_masks else 'images'}")
     for one in examples:
         label = ", ".join(class_names[k] for k in one.record.classes) or "defect-free"
         print(f"  {one.record.name}: {label}")
-    print(colour_legend(class_names))
+    if has_masks:
+        print(colour_legend(class_names))
 
 
 def _draw_copies(path: Path, copies: Sequence[Sequence[Facts]]) -> None:

@@ -6,6 +6,7 @@ the user's own files name a `val`, `fit` is all of `train`. No draw divides a gr
 show the same thing.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from datasets.skipped import SKIPPED_NAME, read_skipped
 from datasets.splits import draw, single_groups
 
 GROUPS_NAME = "groups.csv"  # beside labels.csv
+FEW = 10  # training images of a class, less of which are told
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,19 @@ def read_data(settings: DataConfig, labels_path: Path) -> Data:
 
 
 def draw_warnings(data: Data) -> list[str]:
-    """Return what the draws could not do: a line for each class with one group of pictures."""
+    """Return what the draws could not do, and which classes have very few training images."""
+    train = data.split("train")
+    counts = Counter(k for record in train for k in record.classes)
     return [
-        f"{name}: all its training images are one group of pictures, so it is in fit alone"
-        for name in single_groups(data.split("train"), data.class_names)
+        *(
+            f"{name}: all its training images are one group of pictures, so it is in fit alone"
+            for name in single_groups(train, data.class_names)
+        ),
+        *(
+            f"{name}: {counts[k]} training images, a class needs {FEW} or more"
+            for k, name in enumerate(data.class_names)
+            if counts[k] < FEW
+        ),
     ]
 
 

@@ -75,7 +75,7 @@ def listed(printed: str) -> dict[str, tuple[int, list[str]]]:
     """Return {kind of problem: (total, lines below it)}."""
     found = {}
     lines: list[str] = []  # of what is printed before the first heading
-    for line in printed.split("RGB of the classes")[1].splitlines()[2:]:
+    for line in printed.split("inspect.png: ")[1].splitlines()[1:]:
         if heading := re.fullmatch(r"(\w.*): (\d+) \(.*\)", line):
             lines = []
             found[heading[1]] = (int(heading[2]), lines)
@@ -212,9 +212,17 @@ def test_data_without_masks_is_drawn_as_it_is(miniature, capsys):
         path.unlink()
     datasets.inspect.main(miniature.arguments())
     printed = capsys.readouterr().out
-    assert "\nno usable masks\n" in printed and "no problems found" in printed
-    sheet = read_image(miniature.out / "inspect.png")
-    np.testing.assert_array_equal(sheet[: CELL + GAP], sheet[CELL + GAP :])
+    assert "\nno masks: they are needed to score masks, not to learn\n" in printed
+    assert "no problems found" in printed
+    assert read_image(miniature.out / "inspect.png").shape == (CELL + GAP, 5 * (CELL + GAP), 3)
+
+
+def test_classes_with_few_training_images_are_told(miniature, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.sources, "FEW", 2)
+    datasets.inspect.main(miniature.arguments())
+    printed = capsys.readouterr().out
+    assert "warning: patches: 1 training images, a class needs 2 or more" in printed
+    assert "inclusion: 2 training images" not in printed
 
 
 def test_files_next_to_the_images_that_are_not_read_are_a_problem(tmp_path, capsys):

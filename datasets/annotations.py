@@ -40,6 +40,17 @@ class PathEnds:
         ]
         return max(ends)[1] if ends else None
 
+    def known(self, picture: Path) -> int:
+        """Return the number of a picture.
+
+        Raises:
+            ValueError: "<expected>, got <got>", it is not listed.
+        """
+        number = self.number_of(picture)
+        if number is None:
+            raise ValueError(f"an entry of {picture.name}, got none")
+        return number
+
 
 def _parts(path: str) -> tuple[str, ...]:
     """Return the parts of a path of any system, without root and what leads upwards."""

@@ -142,10 +142,7 @@ class LabelStudioFile:
         Raises:
             ValueError: "<expected>, got <got>"; no such image, or a faulty region.
         """
-        number = self.images.number_of(picture)
-        if number is None:
-            raise ValueError(f"an entry of {picture.name}, got none")
-        for item in self.annotations[number].result:
+        for item in self.annotations[self.images.known(picture)].result:
             kind = item.get("type") if isinstance(item, dict) else None
             if not isinstance(kind, str):
                 raise ValueError(f"regions with a type, got {item!r:.40}")

@@ -132,10 +132,7 @@ class CocoFile:
         Raises:
             ValueError: "<expected>, got <got>"; no such image, or a faulty annotation.
         """
-        number = self.images.number_of(picture)
-        if number is None:
-            raise ValueError(f"an entry of {picture.name}, got none")
-        image = self.entries[number]
+        image = self.entries[self.images.known(picture)]
         check_size((image.height, image.width), size)
         for annotation in self.annotations.get(image.id, ()):
             if annotation.category_id not in self.categories:

@@ -3,6 +3,8 @@
 The helpers that write single files are fixtures too, each a function, since tests import no tests.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -265,3 +267,19 @@ def own_table() -> str:
         "a/2.png, scratch ,,train\n"
         "b/1.png,,,test\n"
     )
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Return Chromium, driven by playwright; docs/contributing.md says how to install it."""
+    pip = "playwright is not installed: pip install -r requirements-dev.txt"
+    playwright = pytest.importorskip("playwright.sync_api", reason=pip)
+    programs = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    path = os.environ.get("CHROMIUM") or next(filter(None, programs), None)
+    if path is None:
+        pytest.skip("no Chromium here: apt-get install chromium, or set CHROMIUM=PATH")
+    with playwright.sync_playwright() as started:
+        # Root may not use the sandbox of Chromium, and tests in containers are root's.
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -4,35 +4,16 @@ docs/contributing.md says how to install Chromium.
 """
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 import report
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install -r requirements-dev.txt"
-)
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM=PATH"
-)
 NAMES = ["script_hit", "script_half", "pipe_as_dent", "pipe_missed", "both", "dent_hit"]
 NAMES += ["good_right", "good_alarm"]
 WIDTHS = (360, 768, 1280, 1920)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        # Root may not use the sandbox of Chromium, and tests in containers are root's.
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Opened:

@@ -171,6 +171,13 @@ def test_every_cam_folder_is_evaluated_and_a_single_split_once(runner):
     ]
 
 
+def test_a_line_break_in_a_setting_shifts_no_other(runner):
+    root = f"{runner.folder}/a\nb"
+    runner.whole("--set", f"data.root={root}")
+    assert runner.calls == runner.all_calls
+    assert f"data.root={root}" in runner.words[0]
+
+
 def test_a_later_config_replaces_keys_of_an_earlier_one(runner, tmp_path):
     root = f"data.root={tmp_path}/sample"
     names = ("configs/sample.toml", "configs/variants/base.toml")

@@ -1,5 +1,11 @@
 """From CAM files to mask files: what is written, when it is made anew, and what is refused."""
 
+import fcntl
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +42,34 @@ def test_a_stopped_call_goes_on(cam_run, few, monkeypatch):
     make()  # complete: begins anew
     assert (cam_run.mask("a")[0:2, :5] == 1).all()
     assert not cam_run.meta_path().with_name("begun.json").exists()
+
+
+def killed_while_writing(path: Path) -> None:
+    def kill(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Path.replace = kill  # in this process alone
+    write_mask(path, np.zeros((6, 10), np.uint8))
+
+
+def test_what_a_killed_call_left_half_written_goes_with_the_next_one(cam_run):
+    path = cam_run.mask_path("a")
+    writer = multiprocessing.get_context("fork").Process(target=killed_while_writing, args=(path,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    (left,) = path.parent.iterdir()
+    cam_run.make_fixed(0.5)
+    assert not left.exists()
+    assert cam_run.names() == set(cam_run.labels)
+
+
+def test_a_folder_that_another_call_writes_to_is_left_alone(cam_run):
+    with (cam_run.folder / ".pseudo_labels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="pseudo_labels: expected to write here alone"):
+            cam_run.make_fixed(0.5)
+    assert cam_run.names() == set()
 
 
 def test_masks_of_other_settings_are_made_again(cam_run):

@@ -207,13 +207,33 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         ValueError: it is not UTF-8.
     """
-    if not path.is_file():
-        return []
+    return read_text(path).split("\n")[:-1] if path.is_file() else []
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not UTF-8.
+    """
     try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8, got: {error}. Correct the file.") from error
-    return lines
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file, the first of them the names of the columns.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not UTF-8, or not CSV.
+    """
+    try:
+        return list(csv.reader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected CSV, got: {error}. Correct the file.") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,13 +4,12 @@
 over (inference.preflight).
 """
 
-import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from datasets.files import write_csv
+from datasets.files import read_csv, write_csv
 from datasets.problems import Problem
 
 SKIPPED_NAME = "skipped.csv"  # beside labels.csv
@@ -42,8 +41,7 @@ def add_skipped(path: Path, problems: Iterable[Problem]) -> None:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        head, *rows = [tuple(row) for row in csv.reader(file)] or [()]
+    head, *rows = [tuple(row) for row in read_csv(path)] or [()]
     if head != HEAD or any(len(row) != len(HEAD) for row in rows):
         raise ValueError(
             f"{path}: expected columns {', '.join(HEAD)}, got others. Delete the file and run "

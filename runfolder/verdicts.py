@@ -1,12 +1,11 @@
 """What a run says of whole images, beside their labels: no mask is needed."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datasets.files import read_cam, read_mask
+from datasets.files import read_cam, read_csv, read_mask
 from datasets.record import Record, label_vector
 from runfolder.held_out import HELD_OUT_NAME, calibration_of, read_held_out
 from runfolder.run import Run
@@ -53,8 +52,7 @@ def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
 
 def _scores_of(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> np.ndarray:
     """Return the (N, K) scores that segmentation.infer has written."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
+    rows = read_csv(path)
     try:
         if rows[0] != ["name", *class_names]:
             raise ValueError(f"columns {', '.join(rows[0])}")

@@ -4,13 +4,12 @@ A reader returns the class names and the records of each split that lies there. 
 without an official division are `UNDIVIDED`: datasets.sources draws their splits, in whole groups.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.files import IMAGE_SUFFIXES, write_csv
+from datasets.files import IMAGE_SUFFIXES, read_csv, read_text, write_csv
 from datasets.record import NO_DEFECT, Record
 
 Splits = dict[str, tuple[Record, ...]]
@@ -55,17 +54,16 @@ def if_there(path: Path) -> Path | None:
 def read_labels(path: Path, class_names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Read a CSV with columns name and classes; classes are joined by |, empty = defect-free."""
     labels = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            present = (row.get("classes") or "").split("|")
-            unknown = set(present) - {*class_names, ""}
-            complete = list(row) == ["name", "classes"] and row["classes"] is not None
-            if not complete or unknown:
-                raise ValueError(
-                    f"{path}, line {line}: expected columns name, classes with classes of "
-                    f"{', '.join(class_names)}, got {dict(row)}. Delete the file to make it anew."
-                )
-            labels[row["name"]] = tuple(k for k, c in enumerate(class_names) if c in present)
+    head, *rows = read_csv(path) or [[]]
+    for line, row in enumerate(rows, start=2):
+        present = set(row[-1].split("|")) - {""} if row else set()
+        if head != ["name", "classes"] or len(row) != 2 or present - {*class_names}:
+            raise ValueError(
+                f"{path}, line {line}: expected columns name, classes with classes of "
+                f"{', '.join(class_names)}, got {row} under {head}. Delete the file to make it "
+                "anew."
+            )
+        labels[row[0]] = tuple(k for k, c in enumerate(class_names) if c in present)
     return labels
 
 
@@ -140,10 +138,11 @@ def read_names(path: Path, remedy: str) -> list[str]:
 
     Raises:
         FileNotFoundError: no such file; the remedy is said.
+        ValueError: it is not UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a list file with one name a line. {remedy}")
-    return path.read_text(encoding="utf-8").split()
+    return read_text(path).split()
 
 
 def _listed(path: Path, records: Mapping[str, Record]) -> tuple[Record, ...]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.files import read_text
 from datasets.layouts.common import (
     GREY_LEVEL,
     Layout,
@@ -77,7 +78,7 @@ def _read_flags(path: Path) -> dict[str, bool]:
     The first line of the release is a lone 1, which is passed over.
     """
     flags = {}
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(read_text(path).splitlines(), start=1):
         fields = text.split()
         if len(fields) < 2 and line == 1 or not fields:
             continue

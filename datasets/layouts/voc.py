@@ -3,6 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
+from datasets.files import read_text
 from datasets.layouts.common import Layout, find_file, if_there, listing, refuse_missing
 from datasets.record import Record
 
@@ -88,7 +89,7 @@ def _read_names(path: Path) -> list[str]:
             f"{path}: expected a list of image names, found none. Add it (for train_aug the folder "
             f"{AUGMENTED_MASKS} does too), or set data.train_list and data.test_list."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     return [Path(line.split()[0]).stem for line in lines if line.strip()]
 
 

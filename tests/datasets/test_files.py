@@ -16,10 +16,12 @@ from datasets.files import (
     image_size,
     list_images,
     read_cam,
+    read_csv,
     read_image,
     read_lines,
     read_mask,
     read_saliency,
+    read_text,
     read_truth,
     write_cam,
 )
@@ -411,9 +413,17 @@ def test_lines_are_added_whole_and_what_is_torn_is_dropped(tmp_path):
     assert read_lines(path) == ["one", "two"]
     append_lines(path, ["four"])
     assert read_lines(path) == ["one", "two", "four"]
-    path.write_bytes(b"\xff\n")
-    with pytest.raises(ValueError, match=r"a\.jsonl: expected UTF-8"):
-        read_lines(path)
+
+
+def test_a_text_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a\n\xff\n")
+    for read in (read_text, read_lines, read_csv):
+        with pytest.raises(ValueError, match=r"a\.csv: expected UTF-8, got: .* 0xff"):
+            read(path)
+    path.write_text("a" * 200_000)
+    with pytest.raises(ValueError, match=r"a\.csv: expected CSV, got: field larger"):
+        read_csv(path)
 
 
 def test_a_line_is_not_half_written(tmp_path, monkeypatch):

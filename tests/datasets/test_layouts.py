@@ -94,6 +94,9 @@ def test_dagm_faults_are_named(dagm, write_grey):
     (dagm / "Class1/Train/Label/Labels.txt").write_text("1\n1\tyes\t0576.PNG\n")
     with pytest.raises(ValueError, match=r"Labels\.txt, line 2: expected number, 0 or 1, image"):
         read("dagm", dagm)
+    (dagm / "Class1/Train/Label/Labels.txt").write_bytes(b"1\n\xff\n")
+    with pytest.raises(ValueError, match=r"Labels\.txt: expected UTF-8"):
+        read("dagm", dagm)
     for path in dagm.glob("*/Train"):
         shutil.rmtree(path)
     with pytest.raises(FileNotFoundError, match="expected a folder Train in Class1, Class2, Cl"):

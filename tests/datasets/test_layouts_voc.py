@@ -137,6 +137,9 @@ def test_voc_faults_are_named(voc, voc_annotation):
     (voc / "Annotations/2007_000061.xml").unlink()
     with pytest.raises(FileNotFoundError, match=r"0061\.xml: expected the annotation of an image"):
         read("voc", voc)
+    (voc / "own.txt").write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"own\.txt: expected UTF-8"):
+        read("voc", voc, train_list=str(voc / "own.txt"))
     (voc / "JPEGImages/2007_000061.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"val\.txt: expected pictures .*1 of 1 are miss"):
         read("voc", voc)

@@ -246,6 +246,33 @@ def test_an_unreadable_marker_is_refused(tmp_path, text):
         write_sample(tmp_path, num_train=1, num_test=1, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("labels.csv", b"name,classes\n", r"labels\.csv: expected a line .* 2 lack one: .*train_0"),
+        ("labels.csv", b"name,classes\n\xff,\n", r"labels\.csv: expected UTF-8"),
+        ("train.txt", b"../../x\n", r"labels\.csv: expected a line .* 1 lack one: .*\.\./x"),
+        ("train.txt", b"\xff\n", r"train\.txt: expected UTF-8"),
+    ],
+)
+def test_lists_and_labels_that_do_not_fit_are_named(tmp_path, file, content, message):
+    settings = DataConfig(root=str(tmp_path / "sample"), sample_train=2, sample_test=1)
+    write_sample(tmp_path / "sample", num_train=2, num_test=1, seed=settings.seed)
+    (path,) = (tmp_path / "sample").rglob(file)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_data(settings, tmp_path / "labels.csv")
+
+
+def test_a_label_does_not_let_a_list_lead_elsewhere(tmp_path):
+    settings = DataConfig(root=str(tmp_path / "sample"), sample_train=2, sample_test=1)
+    write_sample(tmp_path / "sample", num_train=2, num_test=1, seed=settings.seed)
+    (tmp_path / "sample/labels.csv").write_text("name,classes\n../../x,\n")
+    (tmp_path / "sample/ImageSets/Segmentation/train.txt").write_text("../../x\n")
+    with pytest.raises(ValueError, match=r"'\.\./\.\./x': expected a name that files can have"):
+        read_data(settings, tmp_path / "labels.csv")
+
+
 def test_a_negative_seed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="sample seed: expected 0 or more, got -1"):
         write_sample(tmp_path / "sample", num_train=1, num_test=1, seed=-1)

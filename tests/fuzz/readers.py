@@ -25,9 +25,11 @@ from datasets.files import (
     write_image,
     write_mask,
 )
+from datasets.layouts.common import read_labels, read_names
 from datasets.layouts.table import read_table
 from datasets.layouts.voc import read_voc
 from datasets.outlines import read_annotated, read_outlines
+from datasets.skipped import read_skipped
 from models.backbones import read_state_dict
 from released.arrays import read_released_cam, read_released_labels, read_released_list
 from runfolder.checkpoint import load_checkpoint, save_checkpoint
@@ -202,6 +204,16 @@ def readers(folder: Path) -> dict[str, Reader]:
             "held_out.json", [_json(held_out)], read_held_out, any_value, (held_out, _json)
         ),
         "table": Reader("t.csv", [table], csv_table, any_value),
+        "list": Reader("l.txt", [b"a\nb\n001\n"], lambda p: read_names(p, ""), any_value),
+        "labels": Reader(
+            "labels.csv",
+            [b"name,classes\r\na,crack|dent\r\nb,\r\n"],
+            lambda p: read_labels(p, NAMES),
+            any_value,
+        ),
+        "skipped": Reader(
+            "skipped.csv", [b"path,problem\r\n/a.png,damaged\r\n"], read_skipped, any_value
+        ),
         "VOC annotation": Reader("Annotations/a.xml", [xml], voc, any_value),
     }
 

@@ -22,8 +22,8 @@ class Facts(BaseModel):
 
     config: dict[str, dict[str, Any]]
     class_names: list[str]
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
     progress: dict[str, Any]
     label_thresholds: list[Annotated[float, Field(ge=0, le=1)]] = []  # of a localiser
     least_areas: list[Annotated[float, Field(ge=0, le=1)]] = []  # of a segmentation network

@@ -283,17 +283,17 @@ def draw_examples(
         (H, W, 3) uint8.
     """
     model.eval()
-    batch = examples.batch()
+    batch = examples.batch
     with autocast(device, dtype):
         output = model(batch["image"].to(device))
     cam_type, size = config.pseudo_label.cam_type, batch["image"].shape[-2:]
     cams = []
     pairs = zip(raw_cam(output, cam_type), batch["label"] > 0, strict=True)
-    for image, (maps, label) in zip(examples.images(batch), pairs, strict=True):
+    for image, (maps, label) in zip(examples.images, pairs, strict=True):
         cam = min_max(resize_and_sum([maps], size)).cpu()[label]  # (M, H, W), M may be 0
         cams.append(paint_cam(image, cam.numpy(), np.flatnonzero(label)))
     saliency = [paint_grey(one.numpy()) for one in batch["map"][:, 0]]
-    return examples.picture(batch, {"saliency": saliency, f"CAM ({cam_type})": cams})
+    return examples.picture({"saliency": saliency, f"CAM ({cam_type})": cams})
 
 
 def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:

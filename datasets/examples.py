@@ -1,6 +1,7 @@
 """A few images of a data set that a training shows again and again (TensorBoard)."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,26 +40,27 @@ class Examples:
         chosen = {record.name for record in balanced(dataset.records, NUM_EXAMPLES, seed=0)}
         self.places = [i for i, record in enumerate(dataset.records) if record.name in chosen]
 
+    @cached_property
     def batch(self) -> Sample:
-        """Return the images as one batch."""
+        """The images as one batch; they are read once."""
         return default_collate([self.dataset[place] for place in self.places])
 
-    def images(self, batch: Sample) -> np.ndarray:
-        """Return the images of `batch` as they are seen, (B, H, W, 3) uint8."""
-        pixels = batch["image"].movedim(1, -1).numpy() * self.std + self.mean
+    @cached_property
+    def images(self) -> np.ndarray:
+        """The images as they are seen, (B, H, W, 3) uint8."""
+        pixels = self.batch["image"].movedim(1, -1).numpy() * self.std + self.mean
         return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
 
-    def picture(self, batch: Sample, rows: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
-        """Draw the images of `batch`, each below the classes of its label.
+    def picture(self, rows: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+        """Draw the images, each below the classes of its label.
 
         Args:
-            batch: of `batch`.
             rows: what lies below the images: name -> a picture (H, W, 3) in [0, 1] of each.
 
         Returns:
             (H, W, 3) uint8.
         """
-        labels = [torch.nonzero(label)[:, 0].tolist() for label in batch["label"]]
+        labels = [torch.nonzero(label)[:, 0].tolist() for label in self.batch["label"]]
         named = [", ".join(self.class_names[k] for k in label) for label in labels]
         captions = [names or "defect-free" for names in named]
-        return labelled_grid(captions, {"image": self.images(batch) / 255, **rows})
+        return labelled_grid(captions, {"image": self.images / 255, **rows})

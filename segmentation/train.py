@@ -258,13 +258,14 @@ def draw_examples(
         (H, W, 3) uint8.
     """
     model.eval()
-    batch = examples.batch()
+    batch = examples.batch
     with autocast(device, dtype):
         masks = model(batch["image"].to(device)).argmax(1).cpu().numpy()
-    images = examples.images(batch)
     rows = {"pseudo label": batch["map"][:, 0].numpy(), "prediction": masks}
-    painted = {name: list(map(paint_mask, images, of_row)) for name, of_row in rows.items()}
-    return examples.picture(batch, painted)
+    painted = {
+        name: list(map(paint_mask, examples.images, of_row)) for name, of_row in rows.items()
+    }
+    return examples.picture(painted)
 
 
 if __name__ == "__main__":

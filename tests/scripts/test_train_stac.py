@@ -220,7 +220,7 @@ def test_training_on_crops_trains_and_validates_on_them(sample_dir, monkeypatch)
 
     draw_crop = datasets.image_maps.draw_crop
     monkeypatch.setattr(datasets.image_maps, "draw_crop", seen)
-    log = train(sample_dir, sample_dir / "crops", "--resume", "train.crop=64", "train.epochs=1")
-    assert len(shapes) == 8  # 6 to fit, 2 to validate
+    log = train(sample_dir, sample_dir / "crops", "--resume", "train.crop=64", "train.epochs=2")
+    assert len(shapes) == 2 * (6 + 2) + 2  # to fit, to validate, and once for all pictures
     assert set(shapes) == {(64, 64)}  # random maps: half of every crop is salient
     assert np.isfinite(log[-1]["val"]["total"])

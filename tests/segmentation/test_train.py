@@ -107,7 +107,7 @@ def test_training_on_crops_validates_on_them_too(run, monkeypatch):
     monkeypatch.setattr(datasets.image_maps, "place_crop", seen)
     train.main(run.arguments("segmentation.crop=32", "segmentation.max_steps=2"))
 
-    assert sides == [32] * 5  # two batches of two, and the validation image
+    assert sides == [32] * 6  # two batches of two, the validation image, and that of the picture
 
 
 def test_resume_with_other_settings_is_refused(run):

@@ -70,7 +70,7 @@ def read_table(root: Path, table: str, classes: Sequence[str], mask_level: int) 
     refuse_missing([record.image for record in records], path)
     refuse_missing([record.mask for record in records if record.mask], path)
     if not records:
-        raise ValueError(f"{path}: expected a line for each image, got the first line alone. Add them.")
+        raise ValueError(f"{path}: expected a line for each image, got none. Add them.")
     if "split" not in columns:
         return class_names, {UNDIVIDED: tuple(records)}
     if "train" not in splits:

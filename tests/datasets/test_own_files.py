@@ -201,7 +201,7 @@ def test_table_anywhere_and_val_lines(pictures, tmp_path):
         ("file,classes\na/1.png,x", r"expected the column image, .*got file, classes\. Correct"),
         ("image;classes\na/1.png;x", r"separated by commas, got image;classes\."),
         ("", r"expected the column image, .*got nothing"),
-        ("image,x\n", r"t\.csv: expected a line for each image, got the first line alone"),
+        ("image,x\n", r"t\.csv: expected a line for each image, got none"),
         ("image,split\na/1.png,train", r"a column per class \(any name\)"),
         ("image,x\na/1.png,2", r"1 of 1 do not: line 2: expected 0 or 1 for each class, got '2'"),
         ("image,x\na/1.png,1,1", r"line 2: expected as many cells as in the first line"),

@@ -66,7 +66,7 @@ def test_layout_goes_through_training_cams_and_evaluation(
     config = DataConfig(source=source, root=str(root), val_fraction=0.4, **chosen)
     records = read_data(config, out / "labels.csv").split("train")
     for record in records:
-        cam = read_cam(out / f"cams/fused/given/{record.name}.npz")
+        cam = read_cam(out / f"cams/pixel/given/{record.name}.npz")
         assert tuple(cam.classes) == record.classes
         assert cam.cam.shape == (len(record.classes), *read_image(record.image).shape[:2])
     scored = [record for record in records if record.mask is not None]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import report
-from reporting.curves import calibration_of, precision_recall_of
+from reporting.curves import precision_recall_of
 from reporting.gallery import fitting_side, kept
 from reporting.images import mean_iou, pairs_of
 from reporting.pictures import SIDES, class_colours, fitted
@@ -319,14 +319,6 @@ def test_precision_and_recall_at_each_score():
     recall, precision = precision_recall_of(truth, scores)
     np.testing.assert_allclose(recall, [0, 50, 100, 100])
     np.testing.assert_allclose(precision, [100, 100, 100 * 2 / 3, 50])
-
-
-def test_calibration_is_of_bins_that_hold_a_score():
-    scores, truth = np.array([0.05, 0.06, 0.95, 1.0]), np.array([False, True, True, True])
-    mean, share, counts = calibration_of(scores, truth)
-    np.testing.assert_allclose(mean, [5.5, 97.5])
-    np.testing.assert_allclose(share, [50, 100])
-    assert counts.tolist() == [2, 2]
 
 
 def test_colours_differ_and_pictures_keep_their_aspect():

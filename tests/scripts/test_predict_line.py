@@ -47,8 +47,8 @@ def test_what_is_no_picture_is_refused(untrained_run, tmp_path):
         run.predict(tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"min_recall: expected a number in \[0, 1\], got 99"):
         Options(min_recall=99)
-    with pytest.raises(ValueError, match=r"threshold: expected a run with a localiser alone"):
-        load_run(untrained_run, "cpu", Options(threshold=0.5))
+    with pytest.raises(ValueError, match=r"threshold: expected classes among .*, got crack"):
+        load_run(untrained_run, "cpu", Options(threshold={"crack": 0.5}))
 
 
 def test_importing_inference_reads_and_prints_nothing(tmp_path):

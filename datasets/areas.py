@@ -5,6 +5,7 @@ do not add up make them write beyond their memory. So all of it is checked and c
 """
 
 import base64
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,10 +15,15 @@ from pydantic import Field
 
 from datasets import decoding
 
+MARGIN = 1.0  # pixels beyond the edges that tools leave by rounding
 FARTHEST = 1e7  # pixels; coordinates beyond it are taken for an error
 Coordinate = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)]
 Point = tuple[Coordinate, Coordinate]  # x, y
 Size = tuple[int, int]  # H, W
+
+
+class BeyondImage(UserWarning):
+    """An outline reaches beyond its image and is cut at the edges."""
 
 
 def of_polygons(polygons: Sequence[Sequence[Point]], size: Size) -> np.ndarray:
@@ -30,17 +36,23 @@ def of_polygons(polygons: Sequence[Sequence[Point]], size: Size) -> np.ndarray:
 
     Raises:
         ValueError: a polygon with fewer than three corners, or none at all.
+
+    Warns:
+        BeyondImage: a corner lies more than `MARGIN` outside.
     """
     height, width = size
     if short := [polygon for polygon in polygons if len(polygon) < 3]:
         raise ValueError(f"outlines of three or more points, got {list(short[0])}")
     if not polygons:
         raise ValueError("outlines of three or more points, got none")
+    corners = np.array([corner for polygon in polygons for corner in polygon], float)
+    if (corners < -MARGIN).any() or (corners > np.array([width, height]) + MARGIN).any():
+        warnings.warn("an outline beyond the image is cut at its edges", BeyondImage, stacklevel=2)
     inside = [cut(polygon, size) for polygon in polygons]
-    corners = [[c for corner in polygon for c in corner] for polygon in inside if len(polygon) > 2]
-    if not corners:
+    flat = [[c for corner in polygon for c in corner] for polygon in inside if len(polygon) > 2]
+    if not flat:
         return np.zeros(size, bool)
-    parts = coco_mask.frPyObjects(corners, height, width)
+    parts = coco_mask.frPyObjects(flat, height, width)
     return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
 
 

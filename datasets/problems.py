@@ -28,6 +28,7 @@ KINDS = {  # kind of problem: what comes of it
     "unreadable mask": STOPS_SCORING,
     "unknown mask value": STOPS_SCORING,
     "mask of another size than its image": STOPS_SCORING,
+    "outline beyond the image": "cut at the edges; it may belong to another picture",
     "label without mask": "not scored, though other images of its split have masks",
     "label without mask content": "label or mask is wrong",
     "mask content without label": "label or mask is wrong",

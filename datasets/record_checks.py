@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from datasets import decoding
+from datasets.areas import BeyondImage
 from datasets.files import in_colour, read_levels, read_truth
 from datasets.problems import SHOWN, Problem
 from datasets.record import BACKGROUND, IGNORE, NO_DEFECT, Record
@@ -104,10 +106,12 @@ def _check_mask(
     # The grey mask of a defect-free image names no class; taken as the first one where not empty.
     free_grey = record.mask_level not in (None, NO_DEFECT) and not record.classes
     try:
-        if free_grey:
-            truth = (read_levels(record.mask) >= record.mask_level).astype(np.uint8)
-        else:
-            truth = read_truth(record, num_classes=IGNORE - 1)  # all values, to name the unknown
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", BeyondImage)
+            if free_grey:
+                truth = (read_levels(record.mask) >= record.mask_level).astype(np.uint8)
+            else:
+                truth = read_truth(record, num_classes=IGNORE - 1)  # all, to name the unknown
     except (ValueError, OSError) as error:
         return None, [Problem("unreadable mask", str(error), (record.image,))]
     values, counts = np.unique(truth, return_counts=True)
@@ -126,6 +130,7 @@ def _check_mask(
     checks = (
         ("unknown mask value", expected, unknown),
         ("mask of another size than its image", "", sizes),
+        ("outline beyond the image", "", [str(one.message) for one in told][:1]),
         ("label without mask content", "", unseen),
         ("mask content without label", "", surplus),
     )

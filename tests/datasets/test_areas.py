@@ -53,7 +53,8 @@ def test_a_polygon_is_cut_at_the_edges(seed):
 
 def test_a_polygon_beyond_the_image_is_nothing_and_one_around_it_is_all():
     outside = [(-9.0, -9.0), (-1.0, -9.0), (-1.0, 30.0)]
-    assert not areas.of_polygons([outside], SIZE).any()
+    with pytest.warns(areas.BeyondImage, match="an outline beyond the image is cut at its edges"):
+        assert not areas.of_polygons([outside], SIZE).any()
     around = [(-1e7, -1e7), (1e7, -1e7), (1e7, 1e7), (-1e7, 1e7)]
     assert areas.of_polygons([around], SIZE).all()
 

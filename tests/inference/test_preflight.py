@@ -158,6 +158,11 @@ def plant(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[st
     head = {"imageHeight": SIZE[0], "imageWidth": SIZE[1], "imagePath": outlined.name}
     outlined.with_suffix(".json").write_text(json.dumps({**head, "shapes": [shape]}))
     found["NaN in an outline"] = "unreadable mask", "outlined.json"
+    beyond = add("train", "crack", "beyond")
+    folder.mask_of(beyond).unlink()
+    shape["points"] = [[0, 0], [SIZE[1] + 9, 0], [5, 20]]
+    beyond.with_suffix(".json").write_text(json.dumps({**head, "shapes": [shape]}))
+    found["outline beyond the edges"] = "outline beyond the image", "beyond.json"
     add("train", "crack", "small_map")
     write_saliency(folder.maps / "train_crack_small_map.png", np.ones((5, 5)))
     found["saliency of another size"] = "saliency map", "small_map.png"

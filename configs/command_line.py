@@ -92,8 +92,8 @@ def run_stage(main: Callable[[Sequence[str] | None], None]) -> None:
 
 
 def _own_words(error: Exception) -> str:
-    """Return the message of an error; of one in a loader process without PyTorch's traceback."""
-    text = str(error).strip()
-    if text.startswith("Caught ") and "DataLoader worker" in text:
-        return text.splitlines()[-1].partition(": ")[2]
-    return text
+    """Return the message of an error in one line; of a loader process without the traceback."""
+    lines = str(error).strip().splitlines()
+    if lines and lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
+        return lines[-1].partition(": ")[2]
+    return " ".join(lines)

@@ -164,3 +164,12 @@ def test_an_error_of_a_loader_process_is_one_line():
     with pytest.raises(SystemExit) as stopped:
         run_stage(main)
     assert stopped.value.code == "error: a.png: expected an image, got a folder."
+
+
+def test_an_error_is_one_line_whatever_a_name_holds():
+    def main(argv):
+        raise ValueError("a\nb/c.png: expected an image, got none.")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(main)
+    assert stopped.value.code == "error: a b/c.png: expected an image, got none."

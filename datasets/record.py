@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 BACKGROUND = 0  # mask value of everything that is no defect
 IGNORE = 255  # mask value of pixels nobody is trained or scored on
 MAX_CLASSES = IGNORE - 1  # mask values are bytes; class k has the value k + 1
@@ -88,6 +90,12 @@ def check_num_classes(num_classes: int, where: object) -> None:
 def label_vector(record: Record, num_classes: int) -> list[float]:
     """Return the multi-hot image label, (K,) values 0.0 or 1.0."""
     return [float(k in record.classes) for k in range(num_classes)]
+
+
+def label_matrix(records: Sequence[Record], num_classes: int) -> np.ndarray:
+    """Return the image labels of N records, (N, K) bool."""
+    vectors = [label_vector(record, num_classes) for record in records]
+    return np.array(vectors).reshape(-1, num_classes) > 0
 
 
 def balanced(records: Sequence[Record], count: int, seed: int) -> list[Record]:

@@ -13,7 +13,7 @@ from datasets.areas import Point, Size
 from datasets.outlines import LabelMe
 from datasets.record import BACKGROUND
 from demonstration.views import MOST_OBJECTS, View
-from inference.annotations import LABELME_VERSION
+from inference.annotations import labelme_page
 from inference.results import Result
 
 MOST_POLYGONS, MOST_CORNERS = 1000, 10_000
@@ -72,18 +72,9 @@ def labelme_of(correction: Correction, result: Result) -> dict[str, Any]:
             f"object: expected a number below {len(result.objects)}, got {beyond[0]}. "
             "Open the image again."
         )
-    height, width = result.mask.shape
     kept = [_of_pixels(result.objects[i], label) for i, label in sorted(correction.kept.items())]
     drawn = [_shape(polygon.label, polygon.points, "polygon") for polygon in correction.drawn]
-    return {
-        "version": LABELME_VERSION,
-        "flags": {},
-        "shapes": [*kept, *drawn],
-        "imagePath": result.record.image.name,
-        "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
-    }
+    return labelme_page([*kept, *drawn], result.record.image.name, result.mask.shape)
 
 
 def mask_of(content: dict[str, Any], size: Size, class_names: Sequence[str]) -> np.ndarray:

@@ -169,17 +169,30 @@ def _label_studio_interface(class_names: Sequence[str]) -> str:
     )
 
 
-def _labelme_page(image: Annotated, folder: Path) -> dict[str, Any]:
-    """Return the file of an image, which lies in a folder."""
+def labelme_page(
+    shapes: Sequence[dict[str, Any]], image_path: str, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the content of a LabelMe file.
+
+    Args:
+        shapes: of the file.
+        image_path: of the picture, as seen from the file.
+        size: (H, W) of the picture.
+    """
     return {
         "version": LABELME_VERSION,
         "flags": {},
-        "shapes": image.entries["labelme"],
-        "imagePath": _from(folder, image.file),
+        "shapes": list(shapes),
+        "imagePath": image_path,
         "imageData": None,
-        "imageHeight": image.size[0],
-        "imageWidth": image.size[1],
+        "imageHeight": size[0],
+        "imageWidth": size[1],
     }
+
+
+def _labelme_page(image: Annotated, folder: Path) -> dict[str, Any]:
+    """Return the file of an image, which lies in a folder."""
+    return labelme_page(image.entries["labelme"], _from(folder, image.file), image.size)
 
 
 def _from(folder: Path, file: Path) -> str:

@@ -6,7 +6,7 @@ with a class from those without it, and do both stages outline the same things t
 
 import numpy as np
 
-from datasets.record import label_vector
+from datasets.record import label_matrix
 from runfolder.held_out import HELD_OUT_NAME, read_held_out
 from runfolder.run import Run
 from runfolder.training_log import LOG_NAME, read_training_log
@@ -38,7 +38,7 @@ def _untold(run: Run) -> list[str]:
         np.mean([s for s in (found[r.name].segmenter, found[r.name].localiser) if s], axis=0)
         for r in records
     ]
-    labels = np.array([label_vector(record, run.num_classes) for record in records]) > 0
+    labels = label_matrix(records, run.num_classes)
     said = Verdicts(labels, labels, np.array(scores), [record.group for record in records])
     lines = []
     for name, shown, figures in zip(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.files import read_cam, write_csv
-from datasets.record import label_vector
+from datasets.record import label_matrix
 from runfolder.run import Run
 from scoring.calibration import fit_calibration
 
@@ -46,7 +46,7 @@ def suspects_of(run: Run) -> list[Suspect]:
     if not paths or not all(path.is_file() for path in paths):
         return []
     scores = np.array([read_cam(path).scores for path in paths])
-    labels = np.array([label_vector(record, run.num_classes) for record in records]) > 0
+    labels = label_matrix(records, run.num_classes)
     if scores.shape != labels.shape:
         raise ValueError(
             f"{folder}: expected scores of {', '.join(names)}, got other numbers. "

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files import read_cam, read_csv, read_mask
-from datasets.record import Record, label_vector
+from datasets.record import Record, label_matrix
 from runfolder.held_out import HELD_OUT_NAME, calibration_of, read_held_out
 from runfolder.run import Run
 from runfolder.scored import Asked, in_part, maps_of
@@ -45,8 +45,7 @@ def verdicts_of(run: Run, asked: Asked) -> Verdicts | None:
         calibration = calibration_of(read_held_out(run.prediction_dir / HELD_OUT_NAME), False)
         if path.is_file() and calibration:
             scores = calibration.probabilities(scores)
-    vectors = [label_vector(record, run.num_classes) for record in records]
-    labels = np.array(vectors).reshape(-1, run.num_classes) > 0
+    labels = label_matrix(records, run.num_classes)
     return Verdicts(labels, present, scores, [record.group for record in records])
 
 
